@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Sourced by every script here: where things are, how to speak, how to make an
+# artefact whole or not at all.
+
+set -eu
+export LC_ALL=C.UTF-8
+umask 022
+
+top=$(cd "$(dirname "$0")/../.." && pwd)
+lab=$top/tools/lab
+build=$top/build
+cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-svm-lab}
+newest=kvm-x86
+jobs=$(nproc)
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$(basename "$0"): $*"; exit 2; }
+
+# seconds_since NANOSECONDS: seconds with a decimal since that reading of date +%s%N.
+seconds_since() {
+	local tenths=$((($(date +%s%N) - $1) / 100000000))
+	printf '%d.%d' $((tenths / 10)) $((tenths % 10))
+}
+
+# step TEXT PROGRAM ARG...: runs PROGRAM, prints TEXT and the seconds that it took,
+# counting on a terminal meanwhile. Its standard output is kept from the user; what
+# it says on standard error is shown where it fails, and step exits with 2.
+step() {
+	local text="$1" start="$(date +%s%N)" log="$(mktemp)" ticker= rc=0
+	shift
+	if [ -t 2 ]; then
+		while :; do
+			printf '\r%6.1f s  %s ...' "$(seconds_since "$start")" "$text" >&2
+			sleep 0.3
+		done &
+		ticker=$!
+	else
+		printf '          %s ...\n' "$text" >&2
+	fi
+	"$@" >"$log" 2>&1 || rc=$?
+	[ -z "$ticker" ] || { kill "$ticker"; printf '\r\033[K' >&2; }
+	if [ $rc = 0 ]; then
+		printf '%6.1f s  %s\n' "$(seconds_since "$start")" "$text" >&2
+	else
+		say "  FAILED  $text"
+		tail -n 30 "$log" >&2
+	fi
+	rm -f "$log"
+	[ $rc = 0 ] || exit 2
+}
+
+# key FILE...: 16 hex digits that stand for the files' content, in this order.
+key() { cat "$@" | sha256sum | cut -c1-16; }
+
+# produce DIR FUNCTION ARG...: unless DIR is there, runs "FUNCTION ARG... SCRATCH" and
+# renames SCRATCH to DIR. If that fails or is interrupted there is no DIR; of two runs
+# at once one wins, and the other takes what the first made. Not for use in a condition.
+produce() {
+	[ -d "$1" ] && return
+	mkdir -p "$(dirname "$1")"
+	(
+		local dir="$1" scratch="$(mktemp -d "$1.XXXXXX")"
+		shift
+		trap 'rm -rf "$scratch"' EXIT
+		trap 'exit 130' INT TERM HUP
+		chmod 755 "$scratch"
+		"$@" "$scratch"
+		mv -T "$scratch" "$dir" 2>/dev/null || [ -d "$dir" ]
+	)
+}
+
+# tree NAME: reads the description of that tree: SUITE SOURCE HEADERS IMAGE BUGS.
+tree() {
+	[ -n "$1" ] && [ -f "$lab/trees/$1" ] ||
+		die "no tree '$1'; there are: $(cd "$lab/trees" && echo *)"
+	. "$lab/trees/$1"
+}
+
+# need PACKAGE...: installs the Debian packages that are not there yet, and says so.
+need() {
+	local missing= sudo= p
+	for p in "$@"; do
+		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' ||
+			missing="$missing $p"
+	done
+	[ -n "$missing" ] || return 0
+	if [ "$(id -u)" != 0 ]; then
+		command -v sudo >/dev/null || die "as root: apt-get install$missing"
+		sudo=sudo
+	fi
+	step "apt-get install$missing" $sudo sh -c \
+		"export DEBIAN_FRONTEND=noninteractive
+		 apt-get install -qy --no-install-recommends$missing ||
+		 { apt-get update -q && apt-get install -qy --no-install-recommends$missing; }"
+}

@@ -1,0 +1,8 @@
+# What Debian 12 (backported, by apt as it is) and Debian 13 ship.
+SUITE=
+SOURCE=linux-source-6.12
+HEADERS='linux-headers-6.12.*-cloud-amd64'
+IMAGE=linux-image
+BUGS="B1a B1b B1c B1d B5 H6 U1"
+# Red on shipped, and not closed by the series either.
+OPEN="H8 U5 U6"

@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <linux/compiler.h>
+
+#include "test_util.h"
+#include "kvm_util.h"
+#include "kvm_test_harness.h"
+#include "processor.h"
+#include "svm_util.h"
+
+#define WRMSR_INSN		0x300f
+#define WRMSR_INSN_SIZE		2
+#define VMMCALL_INSN_SIZE	3
+
+/* EFER's two bits in the MSRPM, in the vector for MSRs 0xc0000000 and up. */
+#define MSRPM_EFER_BYTE		(0x800 + (MSR_EFER & 0x1fff) / 4)
+#define MSRPM_EFER_READ		BIT(0)
+#define MSRPM_EFER_WRITE	BIT(1)
+
+#define INTERCEPT_ALL_EXCEPTIONS	-1u
+
+enum guest_stop {
+	AT_L2,
+	AT_L1,
+	AT_DONE,
+};
+
+/* What ran after L2's WRMSR, counted without a stack or any other register. */
+u64 nr_l2_resumes;
+u64 nr_l1_resumes;
+
+static u64 nr_l2_wrmsrs;
+
+/* For L2 to write back, as it may not be able to read it. */
+static u64 l1_efer;
+
+static u64 run_to_stop(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		return uc.args[1];
+	case UCALL_DONE:
+		return AT_DONE;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unknown ucall %lu", uc.cmd);
+	}
+}
+
+static bool vcpu_in_l2(struct kvm_vcpu *vcpu)
+{
+	union {
+		struct kvm_nested_state state;
+		u8 bytes[sizeof(struct kvm_nested_state) + KVM_STATE_NESTED_SVM_VMCB_SIZE];
+	} nested = { .state.size = sizeof(nested) };
+
+	vcpu_nested_state_get(vcpu, &nested.state);
+	return nested.state.flags & KVM_STATE_NESTED_GUEST_MODE;
+}
+
+static bool vcpu_svme(struct kvm_vcpu *vcpu)
+{
+	return vcpu_get_msr(vcpu, MSR_EFER) & EFER_SVME;
+}
+
+static void run_to_l2(struct kvm_vcpu *vcpu)
+{
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_L2);
+	vcpu_run_complete_io(vcpu);
+	TEST_ASSERT(vcpu_in_l2(vcpu), "L2 stopped, but vCPU isn't in guest mode");
+}
+
+/*
+ * run_guest() keeps the registers in a global, i.e. is for one vCPU only, and
+ * touches memory before it is known whether L1 should be running at all.
+ */
+static noinline void enter_l2(u64 vmcb_gpa)
+{
+	asm volatile("push %%rbp\n\t"
+		     "vmrun %%rax\n\t"
+		     "incq nr_l1_resumes\n\t"
+		     "pop %%rbp"
+		     : : "a" (vmcb_gpa)
+		     : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11",
+		       "r12", "r13", "r14", "r15", "cc", "memory");
+}
+
+static void l1_run_l2(struct svm_test_data *svm, void (*l2_code)(void), u64 intercept,
+		      u32 intercept_exceptions, u8 msrpm_efer)
+{
+	struct vmcb *vmcb = svm->vmcb;
+
+	generic_svm_setup(svm, l2_code);
+	WRITE_ONCE(l1_efer, rdmsr(MSR_EFER));
+	vmcb->control.intercept |= intercept;
+	vmcb->control.intercept_exceptions = intercept_exceptions;
+	((u8 *)svm->msr)[MSRPM_EFER_BYTE] = msrpm_efer;
+
+	enter_l2(svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_DONE();
+}
+
+static void l2_stop_and_exit(void)
+{
+	GUEST_SYNC(AT_L2);
+	vmmcall();
+}
+
+static void l1_after_reset(struct svm_test_data *svm)
+{
+	GUEST_ASSERT(!(rdmsr(MSR_EFER) & EFER_SVME));
+	GUEST_SYNC(AT_L1);
+	l1_run_l2(svm, l2_stop_and_exit, 0, 0, 0);
+}
+
+/* The state in which @vcpu has never run, but for SVM to be used by L1 anew. */
+static void get_reset_state(struct kvm_vcpu *vcpu, gva_t svm_gva, struct kvm_sregs *sregs,
+			    struct kvm_regs *regs)
+{
+	vcpu_sregs_get(vcpu, sregs);
+	vcpu_regs_get(vcpu, regs);
+	regs->rip = (gva_t)l1_after_reset;
+	regs->rdi = svm_gva;
+}
+
+static void run_l1_after_reset(struct kvm_vcpu *vcpu)
+{
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_L1);
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU in guest mode with L1 running");
+	run_to_l2(vcpu);
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
+}
+
+#define l2_write_efer_and_count(prefix, val)				\
+do {									\
+	u64 __val = val;						\
+									\
+	nr_l2_wrmsrs++;							\
+	asm volatile(prefix "wrmsr\n\t"					\
+		     "incq nr_l2_resumes"				\
+		     : : "a" ((u32)__val), "d" ((u32)(__val >> 32)),	\
+			 "c" (MSR_EFER)					\
+		     : "cc", "memory");					\
+} while (0)
+
+static void l2_clear_svme(void)
+{
+	GUEST_SYNC(AT_L2);
+	l2_write_efer_and_count("", READ_ONCE(l1_efer) & ~EFER_SVME);
+	vmmcall();
+}
+
+static void l2_clear_svme_toggle_sce(void)
+{
+	GUEST_SYNC(AT_L2);
+	l2_write_efer_and_count("", (READ_ONCE(l1_efer) ^ EFER_SCE) & ~EFER_SVME);
+	vmmcall();
+}
+
+static void l2_clear_svme_emulated(void)
+{
+	GUEST_SYNC(AT_L2);
+	l2_write_efer_and_count(KVM_FEP, READ_ONCE(l1_efer) & ~EFER_SVME);
+	vmmcall();
+}
+
+FIXTURE(l2_clears_svme) {
+	struct kvm_vcpu *vcpu;
+	struct kvm_vcpu *other_vcpu;
+	struct kvm_sregs reset_sregs;
+	struct kvm_regs reset_regs;
+};
+
+FIXTURE_VARIANT(l2_clears_svme) {
+	void (*l2_code)(void);
+	u64 intercept;
+	u32 intercept_exceptions;
+	u8 msrpm_efer;
+	bool npt;
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, not_intercepted) {
+	.l2_code = l2_clear_svme,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, not_intercepted_npt) {
+	.l2_code = l2_clear_svme,
+	.npt = true,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, together_with_sce) {
+	.l2_code = l2_clear_svme_toggle_sce,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, efer_reads_intercepted) {
+	.l2_code = l2_clear_svme,
+	.intercept = BIT_ULL(INTERCEPT_MSR_PROT),
+	.msrpm_efer = MSRPM_EFER_READ,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, msrpm_not_used) {
+	.l2_code = l2_clear_svme,
+	.msrpm_efer = MSRPM_EFER_READ | MSRPM_EFER_WRITE,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, shutdown_intercepted) {
+	.l2_code = l2_clear_svme,
+	.intercept = BIT_ULL(INTERCEPT_SHUTDOWN),
+	.intercept_exceptions = INTERCEPT_ALL_EXCEPTIONS,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, shutdown_intercepted_npt) {
+	.l2_code = l2_clear_svme,
+	.intercept = BIT_ULL(INTERCEPT_SHUTDOWN),
+	.intercept_exceptions = INTERCEPT_ALL_EXCEPTIONS,
+	.npt = true,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, emulated) {
+	.l2_code = l2_clear_svme_emulated,
+};
+
+FIXTURE_VARIANT_ADD(l2_clears_svme, emulated_npt) {
+	.l2_code = l2_clear_svme_emulated,
+	.npt = true,
+};
+
+FIXTURE_SETUP(l2_clears_svme)
+{
+	struct kvm_vcpu *vcpus[2];
+	gva_t svm_gva, other_svm_gva;
+	struct kvm_vm *vm;
+
+	if (variant->npt && !kvm_cpu_has_npt())
+		SKIP(return, "KVM doesn't support nested NPT");
+
+	if (variant->l2_code == l2_clear_svme_emulated && !is_forced_emulation_enabled)
+		SKIP(return, "kvm.force_emulation_prefix is disabled");
+
+	vm = vm_create_with_vcpus(ARRAY_SIZE(vcpus), l1_run_l2, vcpus);
+	self->vcpu = vcpus[0];
+	self->other_vcpu = vcpus[1];
+
+	if (variant->npt)
+		vm_enable_npt(vm);
+
+	vcpu_alloc_svm(vm, &svm_gva);
+	vcpu_alloc_svm(vm, &other_svm_gva);
+
+	if (variant->npt)
+		tdp_identity_map_default_memslots(vm);
+
+	get_reset_state(self->vcpu, svm_gva, &self->reset_sregs, &self->reset_regs);
+
+	vcpu_args_set(self->vcpu, 5, svm_gva, variant->l2_code, variant->intercept,
+		      variant->intercept_exceptions, variant->msrpm_efer);
+	vcpu_args_set(self->other_vcpu, 5, other_svm_gva, l2_stop_and_exit, 0, 0, 0);
+}
+
+FIXTURE_TEARDOWN(l2_clears_svme)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+static void run_to_shutdown(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vm *vm = vcpu->vm;
+
+	run_to_l2(vcpu);
+	vcpu_run(vcpu);
+	sync_global_from_guest(vm, nr_l2_wrmsrs);
+	sync_global_from_guest(vm, nr_l2_resumes);
+	sync_global_from_guest(vm, nr_l1_resumes);
+
+	TEST_ASSERT(nr_l2_wrmsrs == 1 && !nr_l2_resumes && !nr_l1_resumes,
+		    "L2 at WRMSR %lu times, past it %lu times, L1 past VMRUN %lu times",
+		    nr_l2_wrmsrs, nr_l2_resumes, nr_l1_resumes);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+}
+
+TEST_F(l2_clears_svme, shuts_down_l1)
+{
+	run_to_shutdown(self->vcpu);
+	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
+	TEST_ASSERT(!vcpu_svme(self->vcpu), "EFER.SVME still set");
+}
+
+TEST_F(l2_clears_svme, then_vcpu_can_be_reset)
+{
+	run_to_shutdown(self->vcpu);
+
+	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
+	vcpu_regs_set(self->vcpu, &self->reset_regs);
+	run_l1_after_reset(self->vcpu);
+}
+
+TEST_F(l2_clears_svme, does_not_affect_other_vcpu)
+{
+	run_to_l2(self->other_vcpu);
+	run_to_shutdown(self->vcpu);
+
+	TEST_ASSERT(vcpu_in_l2(self->other_vcpu), "Other vCPU not in guest mode anymore");
+	TEST_ASSERT(vcpu_svme(self->other_vcpu), "Other vCPU lost EFER.SVME");
+	TEST_ASSERT_EQ(run_to_stop(self->other_vcpu), AT_DONE);
+}
+
+static void l2_toggle_other_efer_bits(void)
+{
+	const u64 efer = rdmsr(MSR_EFER);
+	const u64 bits[] = { 0, EFER_SCE, EFER_NX, EFER_SCE | EFER_NX };
+	int i;
+
+	GUEST_ASSERT(efer & EFER_SVME);
+
+	for (i = 0; i < ARRAY_SIZE(bits); i++) {
+		wrmsr(MSR_EFER, efer ^ bits[i]);
+		GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer ^ bits[i]);
+		vmmcall();
+		GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer ^ bits[i]);
+		wrmsr(MSR_EFER, efer);
+	}
+
+	GUEST_SYNC(AT_L2);
+	vmmcall();
+}
+
+static void l2_clear_svme_with_fault(void)
+{
+	const u64 efer = rdmsr(MSR_EFER);
+	const u64 bad_efers[] = {
+		(efer & ~EFER_SVME) | BIT_ULL(9),
+		(efer & ~EFER_SVME) | BIT_ULL(63),
+		efer & ~(EFER_SVME | EFER_LME),
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(bad_efers); i++) {
+		GUEST_ASSERT_EQ(wrmsr_safe(MSR_EFER, bad_efers[i]), GP_VECTOR);
+		GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer);
+		vmmcall();
+		GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer);
+	}
+
+	GUEST_SYNC(AT_L2);
+	vmmcall();
+}
+
+/* L2 must come to its GUEST_SYNC() only after @nr_exits. */
+static void l1_skip_vmmcalls(struct svm_test_data *svm, void (*l2_code)(void), int nr_exits)
+{
+	struct vmcb *vmcb = svm->vmcb;
+	u64 efer;
+	int i;
+
+	generic_svm_setup(svm, l2_code);
+	efer = rdmsr(MSR_EFER);
+
+	for (i = 0; i < nr_exits; i++) {
+		run_guest(vmcb, svm->vmcb_gpa);
+		GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+		GUEST_ASSERT(vmcb->save.efer & EFER_SVME);
+		GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer);
+		vmcb->save.rip += VMMCALL_INSN_SIZE;
+	}
+
+	run_guest(vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_DONE();
+}
+
+/* Whether it is executed or emulated, L2's WRMSR must not change anything. */
+static void l1_intercept_efer_write(struct svm_test_data *svm, void (*l2_code)(void))
+{
+	struct vmcb *vmcb = svm->vmcb;
+	u64 efer;
+
+	generic_svm_setup(svm, l2_code);
+	vmcb->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+	((u8 *)svm->msr)[MSRPM_EFER_BYTE] = MSRPM_EFER_WRITE;
+	efer = rdmsr(MSR_EFER);
+	WRITE_ONCE(l1_efer, efer);
+
+	run_guest(vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_MSR);
+	GUEST_ASSERT_EQ(vmcb->control.exit_info_1, 1);
+	GUEST_ASSERT_EQ(guest_regs.rcx, MSR_EFER);
+	GUEST_ASSERT_EQ(*(u16 *)vmcb->save.rip, WRMSR_INSN);
+	GUEST_ASSERT_EQ(vmcb->save.efer, efer);
+	GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer);
+	GUEST_ASSERT_EQ(nr_l2_resumes, 0);
+
+	vmcb->save.rip += WRMSR_INSN_SIZE;
+	run_guest(vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_ASSERT_EQ(vmcb->save.efer, efer);
+	GUEST_ASSERT_EQ(nr_l2_resumes, 1);
+	GUEST_DONE();
+}
+
+FIXTURE(l2) {
+	struct kvm_vcpu *vcpu;
+	gva_t svm_gva;
+	struct kvm_sregs reset_sregs;
+	struct kvm_regs reset_regs;
+};
+
+FIXTURE_VARIANT(l2) {
+	bool npt;
+};
+
+FIXTURE_VARIANT_ADD(l2, no_npt) {
+};
+
+FIXTURE_VARIANT_ADD(l2, npt) {
+	.npt = true,
+};
+
+FIXTURE_SETUP(l2)
+{
+	struct kvm_vm *vm;
+
+	if (variant->npt && !kvm_cpu_has_npt())
+		SKIP(return, "KVM doesn't support nested NPT");
+
+	vm = vm_create_with_one_vcpu(&self->vcpu, l1_run_l2);
+	vm_enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
+
+	if (variant->npt)
+		vm_enable_npt(vm);
+
+	vcpu_alloc_svm(vm, &self->svm_gva);
+
+	if (variant->npt)
+		tdp_identity_map_default_memslots(vm);
+
+	get_reset_state(self->vcpu, self->svm_gva, &self->reset_sregs, &self->reset_regs);
+	vcpu_args_set(self->vcpu, 5, self->svm_gva, l2_stop_and_exit, 0, 0, 0);
+}
+
+FIXTURE_TEARDOWN(l2)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(l2, toggles_other_efer_bits)
+{
+	vcpu_arch_set_entry_point(self->vcpu, l1_skip_vmmcalls);
+	vcpu_args_set(self->vcpu, 3, self->svm_gva, l2_toggle_other_efer_bits, 4);
+
+	run_to_l2(self->vcpu);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+}
+
+TEST_F(l2, gets_gp_for_svme_clear_with_illegal_bits)
+{
+	vcpu_arch_set_entry_point(self->vcpu, l1_skip_vmmcalls);
+	vcpu_args_set(self->vcpu, 3, self->svm_gva, l2_clear_svme_with_fault, 3);
+
+	run_to_l2(self->vcpu);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+}
+
+TEST_F(l2, svme_clear_is_intercepted)
+{
+	vcpu_arch_set_entry_point(self->vcpu, l1_intercept_efer_write);
+	vcpu_args_set(self->vcpu, 2, self->svm_gva, l2_clear_svme);
+
+	run_to_l2(self->vcpu);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+}
+
+TEST_F(l2, emulated_svme_clear_is_intercepted)
+{
+	if (!is_forced_emulation_enabled)
+		SKIP(return, "kvm.force_emulation_prefix is disabled");
+
+	vcpu_arch_set_entry_point(self->vcpu, l1_intercept_efer_write);
+	vcpu_args_set(self->vcpu, 2, self->svm_gva, l2_clear_svme_emulated);
+
+	run_to_l2(self->vcpu);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+}
+
+static void assert_left_l2(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	TEST_ASSERT(!events.triple_fault.pending, "Triple fault pending");
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
+}
+
+TEST_F(l2, userspace_clears_svme_with_set_sregs)
+{
+	run_to_l2(self->vcpu);
+	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
+	assert_left_l2(self->vcpu);
+
+	vcpu_regs_set(self->vcpu, &self->reset_regs);
+	run_l1_after_reset(self->vcpu);
+}
+
+TEST_F(l2, userspace_clears_svme_with_set_sregs2)
+{
+	struct kvm_sregs2 sregs2;
+
+	if (!kvm_has_cap(KVM_CAP_SREGS2))
+		SKIP(return, "KVM_CAP_SREGS2 not supported");
+
+	vcpu_ioctl(self->vcpu, KVM_GET_SREGS2, &sregs2);
+
+	run_to_l2(self->vcpu);
+	vcpu_ioctl(self->vcpu, KVM_SET_SREGS2, &sregs2);
+	assert_left_l2(self->vcpu);
+
+	vcpu_regs_set(self->vcpu, &self->reset_regs);
+	run_l1_after_reset(self->vcpu);
+}
+
+TEST_F(l2, userspace_clears_svme_with_set_msrs)
+{
+	run_to_l2(self->vcpu);
+	vcpu_set_msr(self->vcpu, MSR_EFER, self->reset_sregs.efer);
+	assert_left_l2(self->vcpu);
+
+	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
+	vcpu_regs_set(self->vcpu, &self->reset_regs);
+	run_l1_after_reset(self->vcpu);
+}
+
+/* KVM_RUN takes the registers while the vCPU already "wants to run". */
+TEST_F(l2, userspace_clears_svme_with_sync_regs)
+{
+	struct kvm_run *run = self->vcpu->run;
+
+	if (!(kvm_check_cap(KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_SREGS))
+		SKIP(return, "KVM_SYNC_X86_SREGS not supported");
+
+	run_to_l2(self->vcpu);
+	run->s.regs.sregs = self->reset_sregs;
+	run->s.regs.regs = self->reset_regs;
+	run->kvm_dirty_regs = KVM_SYNC_X86_SREGS | KVM_SYNC_X86_REGS;
+	run_l1_after_reset(self->vcpu);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <linux/compiler.h>
+
+#include "test_util.h"
+#include "kvm_util.h"
+#include "kvm_test_harness.h"
+#include "processor.h"
+#include "apic.h"
+#include "svm_util.h"
+
+#define X86_FEATURE_VNMI	KVM_X86_CPU_FEATURE(0x8000000A, 0, EDX, 25)
+
+#define V_NMI_ENABLE_MASK	BIT(26)
+
+#define PAT_RESERVED_TYPE	0x0707070707070702ULL
+
+/* A value that is in no VMCB field, and in no register, of its own accord. */
+#define POISON			0x5a5a5a5aU
+
+#define L1_RFLAGS		(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | \
+				 X86_EFLAGS_ZF | X86_EFLAGS_SF | X86_EFLAGS_DF | \
+				 X86_EFLAGS_OF | X86_EFLAGS_FIXED)
+
+enum guest_stop {
+	AT_VMRUN,
+	AT_VMEXIT,
+	AT_GIF_SET,
+	AT_DONE,
+};
+
+u64 l1_rsp;
+u64 stgi_end;
+
+static u64 nr_l2_runs;
+static u64 nr_nmis;
+static u64 nmi_rip;
+
+static u64 run_to_stop(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		return uc.args[1];
+	case UCALL_DONE:
+		return AT_DONE;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unknown ucall %lu", uc.cmd);
+	}
+}
+
+static u16 vcpu_nested_flags(struct kvm_vcpu *vcpu)
+{
+	union {
+		struct kvm_nested_state state;
+		u8 bytes[sizeof(struct kvm_nested_state) + KVM_STATE_NESTED_SVM_VMCB_SIZE];
+	} nested = { .state.size = sizeof(nested) };
+
+	vcpu_nested_state_get(vcpu, &nested.state);
+	return nested.state.flags;
+}
+
+static void nmi_handler(struct ex_regs *regs)
+{
+	nr_nmis++;
+	nmi_rip = regs->rip;
+}
+
+static void l2_code(void)
+{
+	nr_l2_runs++;
+	vmmcall();
+}
+
+static void setup_broken_vmcb(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb))
+{
+	struct vmcb *vmcb = svm->vmcb;
+
+	generic_svm_setup(svm, l2_code);
+	vmcb->save.rax = POISON;
+	vmcb->control.exit_code = POISON;
+	vmcb->control.exit_info_1 = POISON;
+	vmcb->control.exit_info_2 = POISON;
+	vmcb->control.event_inj = SVM_EVTINJ_VALID | SVM_EVTINJ_TYPE_EXEPT | UD_VECTOR;
+	vmcb->control.event_inj_err = POISON;
+
+	break_vmcb(vmcb);
+}
+
+/* Leaves what VMRUN did to L1's registers in guest_regs. */
+static noinline u64 vmrun_with_patterns(u64 vmcb_gpa)
+{
+	u64 rax;
+
+	asm volatile("mov %%rsp, l1_rsp\n\t"
+		     "mov %%rsp, " GUEST_REG(rsp) "\n\t"
+		     GUEST_SWITCH_GPR_ASM(rbx)
+		     GUEST_SWITCH_GPR_ASM(rcx)
+		     GUEST_SWITCH_GPR_ASM(rdx)
+		     GUEST_SWITCH_GPR_ASM(rbp)
+		     GUEST_SWITCH_GPR_ASM(rsi)
+		     GUEST_SWITCH_GPR_ASM(rdi)
+		     GUEST_SWITCH_GPR_ASM(r8)
+		     GUEST_SWITCH_GPR_ASM(r9)
+		     GUEST_SWITCH_GPR_ASM(r10)
+		     GUEST_SWITCH_GPR_ASM(r11)
+		     GUEST_SWITCH_GPR_ASM(r12)
+		     GUEST_SWITCH_GPR_ASM(r13)
+		     GUEST_SWITCH_GPR_ASM(r14)
+		     GUEST_SWITCH_GPR_ASM(r15)
+		     "pushq %[rflags]\n\t"
+		     "popfq\n\t"
+		     "vmrun %%rax\n\t"
+		     GUEST_SWITCH_GPR_ASM(rsp)
+		     "pushfq\n\t"
+		     "popq " GUEST_REG(rflags) "\n\t"
+		     "cld\n\t"
+		     GUEST_SWITCH_GPR_ASM(rbx)
+		     GUEST_SWITCH_GPR_ASM(rcx)
+		     GUEST_SWITCH_GPR_ASM(rdx)
+		     GUEST_SWITCH_GPR_ASM(rbp)
+		     GUEST_SWITCH_GPR_ASM(rsi)
+		     GUEST_SWITCH_GPR_ASM(rdi)
+		     GUEST_SWITCH_GPR_ASM(r8)
+		     GUEST_SWITCH_GPR_ASM(r9)
+		     GUEST_SWITCH_GPR_ASM(r10)
+		     GUEST_SWITCH_GPR_ASM(r11)
+		     GUEST_SWITCH_GPR_ASM(r12)
+		     GUEST_SWITCH_GPR_ASM(r13)
+		     GUEST_SWITCH_GPR_ASM(r14)
+		     GUEST_SWITCH_GPR_ASM(r15)
+		     : "=a" (rax)
+		     : "0" (vmcb_gpa), [rflags] "i" (L1_RFLAGS), GUEST_REGS_OFFSETS
+		     : "cc", "memory");
+
+	return rax;
+}
+
+static void vmrun_failure(struct svm_test_data *svm)
+{
+	struct vmcb_control_area *ctrl = &svm->vmcb->control;
+	u64 *gprs = (u64 *)&guest_regs;
+	u64 rax;
+	int i;
+
+	for (i = 0; i < sizeof(guest_regs) / sizeof(*gprs); i++)
+		gprs[i] = (u64)POISON << 32 | i;
+
+	rax = vmrun_with_patterns(svm->vmcb_gpa);
+
+	GUEST_ASSERT_EQ(rax, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(guest_regs.rsp, l1_rsp);
+	GUEST_ASSERT_EQ(guest_regs.rflags, L1_RFLAGS);
+	for (i = 0; i < sizeof(guest_regs) / sizeof(*gprs); i++) {
+		if (&gprs[i] == &guest_regs.rsp || &gprs[i] == &guest_regs.rflags)
+			continue;
+
+		__GUEST_ASSERT(gprs[i] == ((u64)POISON << 32 | i),
+			       "GPR %d is 0x%lx after VMRUN", i, gprs[i]);
+	}
+
+	GUEST_ASSERT_EQ(ctrl->exit_code, SVM_EXIT_ERR);
+	GUEST_ASSERT_EQ(ctrl->exit_info_1, 0);
+	GUEST_ASSERT_EQ(ctrl->exit_info_2, 0);
+	GUEST_ASSERT_EQ(ctrl->event_inj, 0);
+	GUEST_ASSERT_EQ(ctrl->event_inj_err, 0);
+	GUEST_ASSERT_EQ(nr_l2_runs, 0);
+}
+
+static void l1_fail(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb))
+{
+	u64 cr0, cr3, cr4, efer;
+
+	setup_broken_vmcb(svm, break_vmcb);
+
+	cr0 = get_cr0();
+	cr3 = get_cr3();
+	cr4 = get_cr4();
+	efer = rdmsr(MSR_EFER);
+
+	vmrun_failure(svm);
+
+	GUEST_ASSERT_EQ(get_cr0(), cr0);
+	GUEST_ASSERT_EQ(get_cr3(), cr3);
+	GUEST_ASSERT_EQ(get_cr4(), cr4);
+	GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer);
+	GUEST_DONE();
+}
+
+static void l1_fail_with_nmi(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb),
+			     bool gif)
+{
+	x2apic_enable();
+	setup_broken_vmcb(svm, break_vmcb);
+
+	if (!gif) {
+		clgi();
+		x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | APIC_DM_NMI);
+	}
+
+	GUEST_SYNC(AT_VMRUN);
+	vmrun_failure(svm);
+	GUEST_SYNC(AT_VMEXIT);
+
+	if (gif)
+		x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | APIC_DM_NMI);
+
+	/* The NMI must stay pending across exits to KVM and to userspace. */
+	rdmsr(MSR_EFER);
+	GUEST_SYNC(AT_VMEXIT);
+	GUEST_ASSERT_EQ(READ_ONCE(nr_nmis), 0);
+
+	asm volatile("movq $1f, stgi_end\n\t"
+		     "stgi\n\t"
+		     "1:"
+		     : : : "memory");
+
+	GUEST_ASSERT_EQ(nr_nmis, 1);
+	GUEST_ASSERT_EQ(nmi_rip, stgi_end);
+
+	GUEST_SYNC(AT_GIF_SET);
+	GUEST_ASSERT_EQ(READ_ONCE(nr_nmis), 1);
+	GUEST_DONE();
+}
+
+static void l1_fail_and_run(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb))
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		nr_l2_runs = 0;
+		setup_broken_vmcb(svm, break_vmcb);
+		vmrun_failure(svm);
+
+		generic_svm_setup(svm, l2_code);
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+		GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+		GUEST_ASSERT_EQ(nr_l2_runs, 1);
+	}
+
+	GUEST_DONE();
+}
+
+/* L2's own VMRUN, of the VMCB that L1 left in RAX. */
+extern u8 l2_vmrun[];
+asm("l2_vmrun: vmrun %rax; ud2");
+
+static void l1_run_l2_that_fails(struct svm_test_data *svm,
+				 void (*break_vmcb)(struct vmcb *vmcb),
+				 struct svm_test_data *l2_svm)
+{
+	struct vmcb *vmcb = svm->vmcb;
+
+	setup_broken_vmcb(l2_svm, break_vmcb);
+
+	generic_svm_setup(svm, l2_vmrun);
+	guest_regs.rax = l2_svm->vmcb_gpa;
+	run_guest(vmcb, svm->vmcb_gpa);
+
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMRUN);
+	GUEST_ASSERT_EQ(vmcb->save.rip, (u64)l2_vmrun);
+	GUEST_ASSERT_EQ(vmcb->save.rax, l2_svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(l2_svm->vmcb->control.exit_code, POISON);
+	GUEST_DONE();
+}
+
+FIXTURE(vmrun_failure) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_VARIANT(vmrun_failure) {
+	void (*break_vmcb)(struct vmcb *vmcb);
+	bool npt;
+	bool vnmi;
+	u64 disabled_quirks;
+};
+
+#define VMRUN_FAILURE(name, breakage, ...)		\
+static void break_##name(struct vmcb *vmcb)		\
+{							\
+	breakage;					\
+}							\
+							\
+FIXTURE_VARIANT_ADD(vmrun_failure, name) {		\
+	.break_vmcb = break_##name,			\
+	__VA_ARGS__					\
+}
+
+static u64 maxphyaddr_bit(void)
+{
+	return BIT_ULL(this_cpu_property(X86_PROPERTY_MAX_PHY_ADDR));
+}
+
+static void inject(struct vmcb *vmcb, u32 type, u8 vector)
+{
+	vmcb->control.event_inj = SVM_EVTINJ_VALID | type | vector;
+}
+
+static void clear_long_mode(struct vmcb *vmcb)
+{
+	vmcb->save.efer &= ~(EFER_LME | EFER_LMA);
+}
+
+VMRUN_FAILURE(asid_0, vmcb->control.asid = 0);
+VMRUN_FAILURE(vmrun_not_intercepted,
+	      vmcb->control.intercept &= ~BIT_ULL(INTERCEPT_VMRUN));
+VMRUN_FAILURE(ncr3_bit_63, vmcb->control.nested_cr3 |= BIT_ULL(63), .npt = true);
+VMRUN_FAILURE(ncr3_maxphyaddr, vmcb->control.nested_cr3 |= maxphyaddr_bit(), .npt = true);
+VMRUN_FAILURE(msrpm_starts_above_maxphyaddr,
+	      vmcb->control.msrpm_base_pa = maxphyaddr_bit());
+VMRUN_FAILURE(msrpm_ends_above_maxphyaddr,
+	      vmcb->control.msrpm_base_pa = maxphyaddr_bit() - PAGE_SIZE);
+VMRUN_FAILURE(iopm_starts_above_maxphyaddr,
+	      vmcb->control.iopm_base_pa = maxphyaddr_bit());
+VMRUN_FAILURE(iopm_ends_above_maxphyaddr,
+	      vmcb->control.iopm_base_pa = maxphyaddr_bit() - 2 * PAGE_SIZE);
+VMRUN_FAILURE(vnmi_without_nmi_intercept,
+	      vmcb->control.int_ctl |= V_NMI_ENABLE_MASK, .vnmi = true);
+
+VMRUN_FAILURE(inject_type_1, inject(vmcb, 1 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR));
+VMRUN_FAILURE(inject_type_5, inject(vmcb, 5 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR));
+VMRUN_FAILURE(inject_type_6, inject(vmcb, 6 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR));
+VMRUN_FAILURE(inject_type_7, inject(vmcb, 7 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR));
+VMRUN_FAILURE(inject_nmi_vector_as_exception,
+	      inject(vmcb, SVM_EVTINJ_TYPE_EXEPT, NMI_VECTOR));
+VMRUN_FAILURE(inject_reserved_exception, inject(vmcb, SVM_EVTINJ_TYPE_EXEPT, 31));
+VMRUN_FAILURE(inject_exception_32, inject(vmcb, SVM_EVTINJ_TYPE_EXEPT, 32));
+
+VMRUN_FAILURE(efer_svme_clear, vmcb->save.efer &= ~EFER_SVME);
+VMRUN_FAILURE(efer_bit_9, vmcb->save.efer |= BIT_ULL(9));
+VMRUN_FAILURE(efer_bit_63, vmcb->save.efer |= BIT_ULL(63));
+VMRUN_FAILURE(cr0_nw_without_cd,
+	      vmcb->save.cr0 &= ~X86_CR0_CD;
+	      vmcb->save.cr0 |= X86_CR0_NW);
+VMRUN_FAILURE(cr0_bit_32, vmcb->save.cr0 |= BIT_ULL(32));
+VMRUN_FAILURE(cr0_bit_63, vmcb->save.cr0 |= BIT_ULL(63));
+VMRUN_FAILURE(cr3_bit_63, vmcb->save.cr3 |= BIT_ULL(63));
+VMRUN_FAILURE(cr3_maxphyaddr, vmcb->save.cr3 |= maxphyaddr_bit());
+VMRUN_FAILURE(cr3_maxphyaddr_with_npt, vmcb->save.cr3 |= maxphyaddr_bit(), .npt = true);
+VMRUN_FAILURE(cr4_vmxe, vmcb->save.cr4 |= X86_CR4_VMXE);
+VMRUN_FAILURE(cr4_bit_15, vmcb->save.cr4 |= BIT_ULL(15));
+VMRUN_FAILURE(cr4_bit_63, vmcb->save.cr4 |= BIT_ULL(63));
+VMRUN_FAILURE(dr6_bit_32, vmcb->save.dr6 |= BIT_ULL(32));
+VMRUN_FAILURE(dr6_bit_63, vmcb->save.dr6 |= BIT_ULL(63));
+VMRUN_FAILURE(dr7_bit_32, vmcb->save.dr7 |= BIT_ULL(32));
+VMRUN_FAILURE(dr7_bit_63, vmcb->save.dr7 |= BIT_ULL(63));
+VMRUN_FAILURE(long_mode_without_pae, vmcb->save.cr4 &= ~X86_CR4_PAE);
+VMRUN_FAILURE(long_mode_without_pe, vmcb->save.cr0 &= ~X86_CR0_PE);
+VMRUN_FAILURE(long_mode_cs_l_and_d, vmcb->save.cs.attrib |= SVM_SELECTOR_DB_MASK);
+VMRUN_FAILURE(gpat_reserved_type, vmcb->save.g_pat = PAT_RESERVED_TYPE,
+	      .npt = true, .disabled_quirks = KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT);
+
+/* KVM notices the ones below only when it has already left L1. */
+VMRUN_FAILURE(late_cr3_no_paging,
+	      clear_long_mode(vmcb);
+	      vmcb->save.cr0 &= ~X86_CR0_PG;
+	      vmcb->save.cr3 |= maxphyaddr_bit());
+VMRUN_FAILURE(late_cr3_no_paging_with_npt,
+	      clear_long_mode(vmcb);
+	      vmcb->save.cr0 &= ~X86_CR0_PG;
+	      vmcb->save.cr3 |= maxphyaddr_bit(), .npt = true);
+VMRUN_FAILURE(late_cr3_legacy_paging,
+	      clear_long_mode(vmcb);
+	      vmcb->save.cr4 &= ~X86_CR4_PAE;
+	      vmcb->save.cr3 |= BIT_ULL(63));
+/* L1's PML4Es, taken as PDPTEs, have the reserved bit 1 set. */
+VMRUN_FAILURE(late_pae_pdpte_bit_1, clear_long_mode(vmcb));
+VMRUN_FAILURE(late_msrpm_without_memory,
+	      vmcb->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+	      vmcb->control.msrpm_base_pa = maxphyaddr_bit() / 2);
+VMRUN_FAILURE(late_msrpm_without_memory_with_npt,
+	      vmcb->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+	      vmcb->control.msrpm_base_pa = maxphyaddr_bit() / 2, .npt = true);
+
+FIXTURE_SETUP(vmrun_failure)
+{
+	gva_t svm_gva, l2_svm_gva;
+	struct kvm_vm *vm;
+
+	if (variant->npt && !kvm_cpu_has_npt())
+		SKIP(return, "KVM doesn't support nested NPT");
+
+	if (variant->vnmi && !kvm_cpu_has(X86_FEATURE_VNMI))
+		SKIP(return, "KVM doesn't support nested vNMI");
+
+	if (variant->disabled_quirks & ~(u64)kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2))
+		SKIP(return, "KVM can't disable quirks 0x%lx", variant->disabled_quirks);
+
+	vm = vm_create_with_one_vcpu(&self->vcpu, NULL);
+	if (variant->disabled_quirks)
+		vm_enable_cap(vm, KVM_CAP_DISABLE_QUIRKS2, variant->disabled_quirks);
+
+	vm_install_exception_handler(vm, NMI_VECTOR, nmi_handler);
+
+	if (variant->npt)
+		vm_enable_npt(vm);
+
+	vcpu_alloc_svm(vm, &svm_gva);
+	vcpu_alloc_svm(vm, &l2_svm_gva);
+	vcpu_args_set(self->vcpu, 3, svm_gva, variant->break_vmcb, l2_svm_gva);
+
+	if (variant->npt)
+		tdp_identity_map_default_memslots(vm);
+}
+
+FIXTURE_TEARDOWN(vmrun_failure)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(vmrun_failure, is_reported_and_keeps_l1_state)
+{
+	vcpu_arch_set_entry_point(self->vcpu, l1_fail);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), 0);
+}
+
+static void run_fail_with_nmi(struct kvm_vcpu *vcpu, bool gif)
+{
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	regs.rdx = gif;
+	vcpu_regs_set(vcpu, &regs);
+	vcpu_arch_set_entry_point(vcpu, l1_fail_with_nmi);
+
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMRUN);
+	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), gif ? KVM_STATE_NESTED_GIF_SET : 0);
+
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
+	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
+
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
+	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
+
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_GIF_SET);
+	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
+
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
+}
+
+TEST_F(vmrun_failure, clears_gif)
+{
+	run_fail_with_nmi(self->vcpu, true);
+}
+
+TEST_F(vmrun_failure, leaves_gif_clear)
+{
+	run_fail_with_nmi(self->vcpu, false);
+}
+
+TEST_F(vmrun_failure, does_not_affect_next_vmrun)
+{
+	vcpu_arch_set_entry_point(self->vcpu, l1_fail_and_run);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+}
+
+TEST_F(vmrun_failure, in_l2_is_vmexit_of_vmrun)
+{
+	vcpu_arch_set_entry_point(self->vcpu, l1_run_l2_that_fails);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), 0);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
+
+	return test_harness_run(argc, argv);
+}
