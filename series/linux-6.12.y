@@ -1,6 +1,19 @@
-# KVM: SVM: Make SVM instructions, GIF and nested EFER.SVME follow the APM
+# KVM: SVM: Make EFER.SVME and GIF behave as the architecture has it
 #
-# TODO
+# What a guest of a kernel without these patches sees on an AMD CPU with
+# virtual GIF and virtual VMLOAD/VMSAVE, both of which KVM uses by default:
+#
+# VMLOAD, VMSAVE, STGI and CLGI are executed although EFER.SVME is 0, in
+# every VM. If a nested guest (L2) clears EFER.SVME, its hypervisor (L1)
+# resumes with L2's registers. Clearing EFER.SVME sets GIF. And a VMM that
+# changes CPUID at the wrong time gives L1 or L2 access to host memory by
+# way of VMLOAD and VMSAVE; that was found by reading and never tried.
+#
+# The first two patches close the latter. The others are fixes of their own
+# apart from one that extracts a helper, which the recalculation needs.
+#
+# Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
+# vls=0 and npt=0; not on hardware.
 base 6.12.117-1~deb12u1
 arch/x86/kvm/svm/linux-6.12.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.12.y/init-vmcb-owns-vls.patch

@@ -13,6 +13,10 @@ cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-svm-lab}
 newest=kvm-x86
 jobs=$(nproc)
 
+# What the lab runs on, as Debian packages.
+packages='qemu-system-x86 busybox-static cpio xz-utils git make gcc-12 libc6-dev libelf1
+	  libssl3 ccache util-linux procps'
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 2; }
 
@@ -78,10 +82,10 @@ tree() {
 
 # need PACKAGE...: installs the Debian packages that are not there yet, and says so.
 need() {
-	local missing= sudo= p
+	local missing= sudo= have="" p
+	have=$(dpkg-query -W -f '${Package} ${Status}\n' "$@" 2>/dev/null | sed -n 's/ .* installed$//p') || :
 	for p in "$@"; do
-		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' ||
-			missing="$missing $p"
+		printf '%s\n' "$have" | grep -qxF "$p" || missing="$missing $p"
 	done
 	[ -n "$missing" ] || return 0
 	if [ "$(id -u)" != 0 ]; then

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-only
+TREE ?= linux-6.12.y
+VARIANT ?= patched
+SIGNOFF ?=
+export SIGNOFF
+
+.DEFAULT_GOAL := help
+.PHONY: help run test series tree refresh module vm update clean
+
+run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
+	@tools/lab/run '$(TREE)'
+test: ## Everything that must hold; ends "N passed, N failed, N skipped"
+	@tools/lab/test
+series: ## TREE's series with cover letter, for git am (SIGNOFF=1 adds your sign-off)
+	@tools/lab/series '$(TREE)'
+tree: ## TREE's source as a git tree with the series on top, to work in
+	@tools/lab/tree '$(TREE)'
+refresh: ## The way back: what is committed in that git tree, as patches and files here
+	@tools/lab/tree --refresh '$(TREE)'
+module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree or a mutant
+	@tools/lab/module '$(TREE)' '$(VARIANT)'
+vm: ## Boot TREE with VARIANT and PARAMS="vgif=0", run CMD with FILES="a b" in an emulated AMD host
+	@tools/lab/vm '$(TREE)' '$(VARIANT)' "$$PARAMS" "$$CMD" $(FILES)
+update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
+	@tools/lab/fetch --update
+clean: ## Remove build/; what was downloaded stays in the cache
+	rm -rf build
+help: ## This
+	@echo 'make TARGET [TREE=$(TREE)]; trees: $(notdir $(wildcard series/*))'; echo
+	@sed -n 's/^\([a-z]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t h; do \
+		printf '  %-9s %s\n' "$$t" "$$h"; done
+	@echo; echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache. tools/lab/vm returns the status of CMD itself.'
