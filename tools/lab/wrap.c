@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Linked into the selftests by the lab, with --wrap, and only by the lab.
+ * Linked into the selftests by the lab, with ld's --wrap, and only by the lab.
  */
 #include <poll.h>
 #include <stdlib.h>
 
 int __real_poll(struct pollfd *fds, nfds_t nfds, int timeout);
-int __wrap_poll(struct pollfd *fds, nfds_t nfds, int timeout);
 
 /*
  * The harness waits for a test with poll() and half a minute's patience. A guest
