@@ -15,7 +15,7 @@ jobs=$(nproc)
 
 # What the lab runs on, as Debian packages.
 packages='qemu-system-x86 busybox-static cpio xz-utils git make gcc-12 libc6-dev libelf1
-	  libssl3 ccache util-linux procps'
+	  libelf-dev libssl3 ccache util-linux procps'
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 2; }
@@ -73,7 +73,7 @@ produce() {
 	)
 }
 
-# tree NAME: reads the description of that tree: SUITE SOURCE HEADERS IMAGE BUGS.
+# tree NAME: reads the description of that tree: SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK.
 tree() {
 	[ -n "$1" ] && [ -f "$lab/trees/$1" ] ||
 		die "no tree '$1'; there are: $(cd "$lab/trees" && echo *)"

@@ -286,28 +286,20 @@ static void run_to_shutdown(struct kvm_vcpu *vcpu)
 
 TEST_F(l2_clears_svme, shuts_down_l1)
 {
-	run_to_shutdown(self->vcpu);
-	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
-	TEST_ASSERT(!vcpu_svme(self->vcpu), "EFER.SVME still set");
-}
-
-TEST_F(l2_clears_svme, then_vcpu_can_be_reset)
-{
-	run_to_shutdown(self->vcpu);
-
-	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
-	vcpu_regs_set(self->vcpu, &self->reset_regs);
-	run_l1_after_reset(self->vcpu);
-}
-
-TEST_F(l2_clears_svme, does_not_affect_other_vcpu)
-{
 	run_to_l2(self->other_vcpu);
 	run_to_shutdown(self->vcpu);
+
+	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
+	TEST_ASSERT(!vcpu_svme(self->vcpu), "EFER.SVME still set");
 
 	TEST_ASSERT(vcpu_in_l2(self->other_vcpu), "Other vCPU not in guest mode anymore");
 	TEST_ASSERT(vcpu_svme(self->other_vcpu), "Other vCPU lost EFER.SVME");
 	TEST_ASSERT_EQ(run_to_stop(self->other_vcpu), AT_DONE);
+
+	/* A shutdown is not the end: userspace can reset the vCPU. */
+	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
+	vcpu_regs_set(self->vcpu, &self->reset_regs);
+	run_l1_after_reset(self->vcpu);
 }
 
 static void l2_toggle_other_efer_bits(void)

@@ -172,40 +172,40 @@ static void vmrun_failure(struct svm_test_data *svm)
 	GUEST_ASSERT_EQ(nr_l2_runs, 0);
 }
 
-static void l1_fail(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb))
+static void run_l2(struct svm_test_data *svm)
+{
+	generic_svm_setup(svm, l2_code);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_ASSERT_EQ(nr_l2_runs, 1);
+	nr_l2_runs = 0;
+}
+
+static void fail(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb), bool gif)
 {
 	u64 cr0, cr3, cr4, efer;
 
 	setup_broken_vmcb(svm, break_vmcb);
-
-	cr0 = get_cr0();
-	cr3 = get_cr3();
-	cr4 = get_cr4();
-	efer = rdmsr(MSR_EFER);
-
-	vmrun_failure(svm);
-
-	GUEST_ASSERT_EQ(get_cr0(), cr0);
-	GUEST_ASSERT_EQ(get_cr3(), cr3);
-	GUEST_ASSERT_EQ(get_cr4(), cr4);
-	GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer);
-	GUEST_DONE();
-}
-
-static void l1_fail_with_nmi(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb),
-			     bool gif)
-{
-	x2apic_enable();
-	setup_broken_vmcb(svm, break_vmcb);
+	nr_nmis = 0;
 
 	if (!gif) {
 		clgi();
 		x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | APIC_DM_NMI);
 	}
 
+	cr0 = get_cr0();
+	cr3 = get_cr3();
+	cr4 = get_cr4();
+	efer = rdmsr(MSR_EFER);
+
 	GUEST_SYNC(AT_VMRUN);
 	vmrun_failure(svm);
 	GUEST_SYNC(AT_VMEXIT);
+
+	GUEST_ASSERT_EQ(get_cr0(), cr0);
+	GUEST_ASSERT_EQ(get_cr3(), cr3);
+	GUEST_ASSERT_EQ(get_cr4(), cr4);
+	GUEST_ASSERT_EQ(rdmsr(MSR_EFER), efer);
 
 	if (gif)
 		x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | APIC_DM_NMI);
@@ -225,47 +225,18 @@ static void l1_fail_with_nmi(struct svm_test_data *svm, void (*break_vmcb)(struc
 
 	GUEST_SYNC(AT_GIF_SET);
 	GUEST_ASSERT_EQ(READ_ONCE(nr_nmis), 1);
-	GUEST_DONE();
 }
 
-static void l1_fail_and_run(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb))
+static void l1_code(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *vmcb))
 {
-	int i;
+	x2apic_enable();
 
-	for (i = 0; i < 2; i++) {
-		nr_l2_runs = 0;
-		setup_broken_vmcb(svm, break_vmcb);
-		vmrun_failure(svm);
+	fail(svm, break_vmcb, true);
+	run_l2(svm);
 
-		generic_svm_setup(svm, l2_code);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-		GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
-		GUEST_ASSERT_EQ(nr_l2_runs, 1);
-	}
+	fail(svm, break_vmcb, false);
+	run_l2(svm);
 
-	GUEST_DONE();
-}
-
-/* L2's own VMRUN, of the VMCB that L1 left in RAX. */
-extern u8 l2_vmrun[];
-asm("l2_vmrun: vmrun %rax; ud2");
-
-static void l1_run_l2_that_fails(struct svm_test_data *svm,
-				 void (*break_vmcb)(struct vmcb *vmcb),
-				 struct svm_test_data *l2_svm)
-{
-	struct vmcb *vmcb = svm->vmcb;
-
-	setup_broken_vmcb(l2_svm, break_vmcb);
-
-	generic_svm_setup(svm, l2_vmrun);
-	guest_regs.rax = l2_svm->vmcb_gpa;
-	run_guest(vmcb, svm->vmcb_gpa);
-
-	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMRUN);
-	GUEST_ASSERT_EQ(vmcb->save.rip, (u64)l2_vmrun);
-	GUEST_ASSERT_EQ(vmcb->save.rax, l2_svm->vmcb_gpa);
-	GUEST_ASSERT_EQ(l2_svm->vmcb->control.exit_code, POISON);
 	GUEST_DONE();
 }
 
@@ -379,7 +350,7 @@ VMRUN_FAILURE(late_msrpm_without_memory_with_npt,
 
 FIXTURE_SETUP(vmrun_failure)
 {
-	gva_t svm_gva, l2_svm_gva;
+	gva_t svm_gva;
 	struct kvm_vm *vm;
 
 	if (variant->npt && !kvm_cpu_has_npt())
@@ -391,7 +362,7 @@ FIXTURE_SETUP(vmrun_failure)
 	if (variant->disabled_quirks & ~(u64)kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2))
 		SKIP(return, "KVM can't disable quirks 0x%lx", variant->disabled_quirks);
 
-	vm = vm_create_with_one_vcpu(&self->vcpu, NULL);
+	vm = vm_create_with_one_vcpu(&self->vcpu, l1_code);
 	if (variant->disabled_quirks)
 		vm_enable_cap(vm, KVM_CAP_DISABLE_QUIRKS2, variant->disabled_quirks);
 
@@ -401,8 +372,7 @@ FIXTURE_SETUP(vmrun_failure)
 		vm_enable_npt(vm);
 
 	vcpu_alloc_svm(vm, &svm_gva);
-	vcpu_alloc_svm(vm, &l2_svm_gva);
-	vcpu_args_set(self->vcpu, 3, svm_gva, variant->break_vmcb, l2_svm_gva);
+	vcpu_args_set(self->vcpu, 2, svm_gva, variant->break_vmcb);
 
 	if (variant->npt)
 		tdp_identity_map_default_memslots(vm);
@@ -413,58 +383,61 @@ FIXTURE_TEARDOWN(vmrun_failure)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-TEST_F(vmrun_failure, is_reported_and_keeps_l1_state)
+TEST_F(vmrun_failure, clears_gif_and_nothing_else)
 {
-	vcpu_arch_set_entry_point(self->vcpu, l1_fail);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
-	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), 0);
-}
+	struct kvm_vcpu *vcpu = self->vcpu;
+	u64 gif_before[] = { KVM_STATE_NESTED_GIF_SET, 0 };
+	int i;
 
-static void run_fail_with_nmi(struct kvm_vcpu *vcpu, bool gif)
-{
-	struct kvm_regs regs;
+	for (i = 0; i < ARRAY_SIZE(gif_before); i++) {
+		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMRUN);
+		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), gif_before[i]);
 
-	vcpu_regs_get(vcpu, &regs);
-	regs.rdx = gif;
-	vcpu_regs_set(vcpu, &regs);
-	vcpu_arch_set_entry_point(vcpu, l1_fail_with_nmi);
+		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
+		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMRUN);
-	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), gif ? KVM_STATE_NESTED_GIF_SET : 0);
+		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
+		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
-	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
-
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
-	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
-
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_GIF_SET);
-	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
+		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_GIF_SET);
+		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
+	}
 
 	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
 }
 
-TEST_F(vmrun_failure, clears_gif)
+/* L2's own VMRUN, of the VMCB that L1 left in RAX. */
+extern u8 l2_vmrun[];
+asm("l2_vmrun: vmrun %rax; ud2");
+
+static void l1_run_l2_that_fails(struct svm_test_data *svm, struct svm_test_data *l2_svm)
 {
-	run_fail_with_nmi(self->vcpu, true);
+	struct vmcb *vmcb = svm->vmcb;
+
+	setup_broken_vmcb(l2_svm, break_asid_0);
+
+	generic_svm_setup(svm, l2_vmrun);
+	guest_regs.rax = l2_svm->vmcb_gpa;
+	run_guest(vmcb, svm->vmcb_gpa);
+
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMRUN);
+	GUEST_ASSERT_EQ(vmcb->save.rip, (u64)l2_vmrun);
+	GUEST_ASSERT_EQ(vmcb->save.rax, l2_svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(l2_svm->vmcb->control.exit_code, POISON);
+	GUEST_DONE();
 }
 
-TEST_F(vmrun_failure, leaves_gif_clear)
-{
-	run_fail_with_nmi(self->vcpu, false);
-}
+KVM_ONE_VCPU_TEST_SUITE(vmrun_in_l2);
 
-TEST_F(vmrun_failure, does_not_affect_next_vmrun)
+KVM_ONE_VCPU_TEST(vmrun_in_l2, is_vmexit_of_vmrun, l1_run_l2_that_fails)
 {
-	vcpu_arch_set_entry_point(self->vcpu, l1_fail_and_run);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
-}
+	gva_t svm_gva, l2_svm_gva;
 
-TEST_F(vmrun_failure, in_l2_is_vmexit_of_vmrun)
-{
-	vcpu_arch_set_entry_point(self->vcpu, l1_run_l2_that_fails);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
-	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), 0);
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_alloc_svm(vcpu->vm, &l2_svm_gva);
+	vcpu_args_set(vcpu, 2, svm_gva, l2_svm_gva);
+
+	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
 }
 
 int main(int argc, char *argv[])
