@@ -15,6 +15,7 @@
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0 and npt=0; not on hardware.
 base 6.12.117-1~deb12u1
+arch/x86/kvm/svm/linux-6.12.y/forced-leave-loads-root.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.12.y/init-vmcb-owns-vls.patch
 arch/x86/kvm/svm/linux-6.12.y/svme-clear-keeps-gif.patch
@@ -22,3 +23,4 @@ arch/x86/kvm/svm/linux-6.12.y/extract-pending-gif-event.patch
 arch/x86/kvm/svm/linux-6.12.y/recalc-intercepts-on-svme.patch
 arch/x86/kvm/svm/linux-6.12.y/gif-set-keeps-stgi-intercept.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-clears-svme-shutdown.patch
+arch/x86/kvm/svm/linux-6.12.y/vmexit-keeps-l1-cr4.patch

@@ -83,6 +83,8 @@ tree() {
 # need PACKAGE...: installs the Debian packages that are not there yet, and says so.
 need() {
 	local missing= sudo= have="" p
+	command -v apt-get >/dev/null ||
+		die "no apt-get: this needs Debian 12 or later, or a container of it"
 	have=$(dpkg-query -W -f '${Package} ${Status}\n' "$@" 2>/dev/null | sed -n 's/ .* installed$//p') || :
 	for p in "$@"; do
 		printf '%s\n' "$have" | grep -qxF "$p" || missing="$missing $p"
