@@ -106,31 +106,10 @@ static u64 run_past_events(struct kvm_vcpu *vcpu)
 	return stop;
 }
 
-union svm_nested_state {
-	struct kvm_nested_state state;
-	u8 bytes[sizeof(struct kvm_nested_state) + KVM_STATE_NESTED_SVM_VMCB_SIZE];
-};
-
-static void vcpu_svm_nested_state_get(struct kvm_vcpu *vcpu,
-				      union svm_nested_state *nested)
-{
-	memset(nested, 0, sizeof(*nested));
-	nested->state.size = sizeof(*nested);
-	vcpu_nested_state_get(vcpu, &nested->state);
-}
-
-static u16 vcpu_nested_flags(struct kvm_vcpu *vcpu)
-{
-	union svm_nested_state nested;
-
-	vcpu_svm_nested_state_get(vcpu, &nested);
-	return nested.state.flags;
-}
-
 /* L1's GIF; L2's virtual GIF, if it has one, is in vmcb12. */
 static bool vcpu_gif(struct kvm_vcpu *vcpu)
 {
-	return vcpu_nested_flags(vcpu) & KVM_STATE_NESTED_GIF_SET;
+	return vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GIF_SET;
 }
 
 static bool vcpu_l2_vgif(struct kvm_vcpu *vcpu)
@@ -585,11 +564,11 @@ TEST_F(nested_state_without_svme, is_returned_as_set)
 	TEST_ASSERT_EQ(vcpu_svme(self->vcpu), false);
 
 	set_nested_flags(self->vcpu, variant->flags);
-	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), variant->flags);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->flags);
 
 	/* The other way round, so that neither value is what it was anyway. */
 	set_nested_flags(self->vcpu, variant->flags ^ KVM_STATE_NESTED_GIF_SET);
-	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu),
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu),
 		       variant->flags ^ KVM_STATE_NESTED_GIF_SET);
 }
 
@@ -601,7 +580,7 @@ TEST_F(nested_state_without_svme, keeps_stgi_and_clgi_ud)
 	set_nested_flags(self->vcpu, variant->flags);
 
 	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
-	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), variant->flags);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->flags);
 }
 
 static void l2_sync(void)
@@ -686,11 +665,11 @@ static void test_forced_leave(struct kvm_vcpu *vcpu, gva_t svm_gva, bool l1_gif,
 	vcpu_args_set(vcpu, 2, svm_gva, l1_gif);
 
 	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_L2);
-	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu),
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu),
 		       KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_GIF_SET);
 
 	leave(vcpu);
-	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
 }
 
 TEST_F(forced_leave, gif_set_if_l1_vmrun_with_gif_set)
@@ -767,7 +746,7 @@ static void run_to_smi_handler(struct kvm_vcpu *vcpu, u16 nested_flags)
 	struct kvm_vcpu_events events;
 
 	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_RAISE);
-	TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), nested_flags);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), nested_flags);
 
 	raise_smi(vcpu);
 	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_EVENT);
@@ -783,7 +762,7 @@ static u16 smi_nested_flags(bool in_l2)
 TEST_F(smi, handler_runs_with_gif_set)
 {
 	run_to_smi_handler(self->vcpu, smi_nested_flags(variant->in_l2));
-	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), KVM_STATE_NESTED_GIF_SET);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), KVM_STATE_NESTED_GIF_SET);
 }
 
 TEST_F(smi, rsm_resumes_with_gif_set)
@@ -791,7 +770,7 @@ TEST_F(smi, rsm_resumes_with_gif_set)
 	run_to_smi_handler(self->vcpu, smi_nested_flags(variant->in_l2));
 
 	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_STEP);
-	TEST_ASSERT_EQ(vcpu_nested_flags(self->vcpu), smi_nested_flags(variant->in_l2));
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), smi_nested_flags(variant->in_l2));
 
 	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
 	TEST_ASSERT_EQ(vcpu_gif(self->vcpu), !variant->in_l2);

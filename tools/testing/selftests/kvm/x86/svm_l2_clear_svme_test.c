@@ -54,13 +54,7 @@ static u64 run_to_stop(struct kvm_vcpu *vcpu)
 
 static bool vcpu_in_l2(struct kvm_vcpu *vcpu)
 {
-	union {
-		struct kvm_nested_state state;
-		u8 bytes[sizeof(struct kvm_nested_state) + KVM_STATE_NESTED_SVM_VMCB_SIZE];
-	} nested = { .state.size = sizeof(nested) };
-
-	vcpu_nested_state_get(vcpu, &nested.state);
-	return nested.state.flags & KVM_STATE_NESTED_GUEST_MODE;
+	return vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE;
 }
 
 static bool vcpu_svme(struct kvm_vcpu *vcpu)

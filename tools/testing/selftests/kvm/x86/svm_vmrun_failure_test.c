@@ -54,17 +54,6 @@ static u64 run_to_stop(struct kvm_vcpu *vcpu)
 	}
 }
 
-static u16 vcpu_nested_flags(struct kvm_vcpu *vcpu)
-{
-	union {
-		struct kvm_nested_state state;
-		u8 bytes[sizeof(struct kvm_nested_state) + KVM_STATE_NESTED_SVM_VMCB_SIZE];
-	} nested = { .state.size = sizeof(nested) };
-
-	vcpu_nested_state_get(vcpu, &nested.state);
-	return nested.state.flags;
-}
-
 static void nmi_handler(struct ex_regs *regs)
 {
 	nr_nmis++;
@@ -391,16 +380,16 @@ TEST_F(vmrun_failure, clears_gif_and_nothing_else)
 
 	for (i = 0; i < ARRAY_SIZE(gif_before); i++) {
 		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMRUN);
-		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), gif_before[i]);
+		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), gif_before[i]);
 
 		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
-		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
+		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
 
 		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
-		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), 0);
+		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
 
 		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_GIF_SET);
-		TEST_ASSERT_EQ(vcpu_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
+		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
 	}
 
 	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
