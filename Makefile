@@ -5,12 +5,16 @@ SIGNOFF ?=
 export SIGNOFF
 
 .DEFAULT_GOAL := help
-.PHONY: help run test series tree refresh module vm update clean
+.PHONY: help run test report mutants series tree refresh module vm update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
 	@tools/lab/run '$(TREE)'
 test: ## Everything that must hold; ends "N passed, N failed, N skipped"
 	@tools/lab/test
+report: ## build/report.html: all trees, all sets of parameters, with the logs
+	@tools/lab/report
+mutants: ## TREE's mutants: which test kills each
+	@tools/lab/mutants '$(TREE)'
 series: ## TREE's series with cover letter, for git am (SIGNOFF=1 adds your sign-off)
 	@tools/lab/series '$(TREE)'
 tree: ## TREE's source as a git tree with the series on top, to work in

@@ -5,12 +5,13 @@
 #
 # VMLOAD, VMSAVE, STGI and CLGI are executed although EFER.SVME is 0, in
 # every VM. If a nested guest (L2) clears EFER.SVME, its hypervisor (L1)
-# resumes with L2's registers. Clearing EFER.SVME sets GIF. And a VMM that
-# changes CPUID at the wrong time gives L1 or L2 access to host memory by
-# way of VMLOAD and VMSAVE; that was found by reading and never tried.
+# resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
+# gets L2's CR4 on a #VMEXIT from an unpaged L2.
 #
-# The first two patches close the latter. The others are fixes of their own
-# apart from one that extracts a helper, which the recalculation needs.
+# The first patch keeps L1 off page tables that KVM does not own after it has
+# been forced out of L2. The next two keep a VMM that changes CPUID at the
+# wrong time from giving L1 or L2 access to host memory by way of VMLOAD and
+# VMSAVE; that was found by reading and never tried.
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0 and npt=0; not on hardware.
@@ -23,4 +24,4 @@ arch/x86/kvm/svm/linux-6.12.y/extract-pending-gif-event.patch
 arch/x86/kvm/svm/linux-6.12.y/recalc-intercepts-on-svme.patch
 arch/x86/kvm/svm/linux-6.12.y/gif-set-keeps-stgi-intercept.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-clears-svme-shutdown.patch
-arch/x86/kvm/svm/linux-6.12.y/vmexit-keeps-l1-cr4.patch
+arch/x86/kvm/svm/linux-6.12.y/vmexit-restores-l1-cr4.patch

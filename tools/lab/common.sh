@@ -12,6 +12,8 @@ build=$top/build
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-svm-lab}
 newest=kvm-x86
 jobs=$(nproc)
+# The sets of kvm_amd's parameters that everything has to hold with.
+parameter_sets='default vgif=0 vls=0 npt=0'
 
 # What the lab runs on, as Debian packages.
 packages='qemu-system-x86 busybox-static cpio xz-utils git make gcc-12 libc6-dev libelf1

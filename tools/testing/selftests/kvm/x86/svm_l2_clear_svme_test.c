@@ -280,6 +280,8 @@ static void run_to_shutdown(struct kvm_vcpu *vcpu)
 
 TEST_F(l2_clears_svme, shuts_down_l1)
 {
+	struct kvm_sregs sregs;
+
 	run_to_l2(self->other_vcpu);
 	run_to_shutdown(self->vcpu);
 
@@ -290,7 +292,10 @@ TEST_F(l2_clears_svme, shuts_down_l1)
 	TEST_ASSERT(vcpu_svme(self->other_vcpu), "Other vCPU lost EFER.SVME");
 	TEST_ASSERT_EQ(run_to_stop(self->other_vcpu), AT_DONE);
 
-	/* A shutdown is not the end: userspace can reset the vCPU. */
+	/* A shutdown is not the end: userspace can reset the vCPU, CR3 included. */
+	vcpu_sregs_get(self->vcpu, &sregs);
+	sregs.cr3 = 0;
+	vcpu_sregs_set(self->vcpu, &sregs);
 	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
 	vcpu_regs_set(self->vcpu, &self->reset_regs);
 	run_l1_after_reset(self->vcpu);
