@@ -262,11 +262,10 @@ FIXTURE_TEARDOWN(l2_clears_svme)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-static void run_to_shutdown(struct kvm_vcpu *vcpu)
+static void run_l2_to_shutdown(struct kvm_vcpu *vcpu)
 {
 	struct kvm_vm *vm = vcpu->vm;
 
-	run_to_l2(vcpu);
 	vcpu_run(vcpu);
 	sync_global_from_guest(vm, nr_l2_wrmsrs);
 	sync_global_from_guest(vm, nr_l2_resumes);
@@ -283,7 +282,8 @@ TEST_F(l2_clears_svme, shuts_down_l1)
 	struct kvm_sregs sregs;
 
 	run_to_l2(self->other_vcpu);
-	run_to_shutdown(self->vcpu);
+	run_to_l2(self->vcpu);
+	run_l2_to_shutdown(self->vcpu);
 
 	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
 	TEST_ASSERT(!vcpu_svme(self->vcpu), "EFER.SVME still set");
@@ -437,6 +437,37 @@ FIXTURE_SETUP(l2)
 FIXTURE_TEARDOWN(l2)
 {
 	kvm_vm_free(self->vcpu->vm);
+}
+
+static void migrate(struct kvm_vcpu **vcpu)
+{
+	struct kvm_x86_state *state = vcpu_save_state(*vcpu);
+	struct kvm_vm *vm = (*vcpu)->vm;
+
+	kvm_vm_release(vm);
+	*vcpu = vm_recreate_with_one_vcpu(vm);
+	vm_enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
+	vcpu_load_state(*vcpu, state);
+	kvm_x86_state_cleanup(state);
+
+	TEST_ASSERT(vcpu_in_l2(*vcpu), "vCPU not in guest mode after migration");
+}
+
+TEST_F(l2, exits_to_l1_after_migration)
+{
+	run_to_l2(self->vcpu);
+	migrate(&self->vcpu);
+	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT(vcpu_svme(self->vcpu), "L1 lost EFER.SVME");
+}
+
+TEST_F(l2, clears_svme_after_migration)
+{
+	vcpu_args_set(self->vcpu, 5, self->svm_gva, l2_clear_svme, 0, 0, 0);
+	run_to_l2(self->vcpu);
+	migrate(&self->vcpu);
+	run_l2_to_shutdown(self->vcpu);
+	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
 }
 
 TEST_F(l2, toggles_other_efer_bits)
