@@ -128,7 +128,7 @@ FIXTURE_VARIANT(l2_insn) {
 
 /* A variant is constant data of the program, which the guest has a copy of. */
 static void l1_insn_code(struct svm_test_data *svm,
-			 const FIXTURE_VARIANT(l2_insn) *variant)
+			 FIXTURE_VARIANT(l2_insn) const *variant)
 {
 	struct vmcb *vmcb = svm->vmcb;
 	bool is_hlt = variant->exit_code == SVM_EXIT_HLT;
@@ -447,7 +447,7 @@ FIXTURE_TEARDOWN(l2_insn)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-static void test_insn(struct kvm_vcpu *vcpu, const FIXTURE_VARIANT(l2_insn) *variant,
+static void test_insn(struct kvm_vcpu *vcpu, FIXTURE_VARIANT(l2_insn) const *variant,
 		      bool npt)
 {
 	vcpu_args_set(vcpu, 2, alloc_svm(vcpu->vm, npt), variant);
@@ -531,7 +531,7 @@ FIXTURE_VARIANT(l2_vmload_vmsave) {
 };
 
 static void l1_vmload_vmsave_code(struct svm_test_data *svm,
-				  const FIXTURE_VARIANT(l2_vmload_vmsave) *variant)
+				  FIXTURE_VARIANT(l2_vmload_vmsave) const *variant)
 {
 	bool is_vmload = variant->opcode == VMLOAD;
 	struct vmcb *page0 = (void *)pages, *page1 = (void *)pages + PAGE_SIZE;
@@ -638,7 +638,7 @@ FIXTURE_TEARDOWN(l2_vmload_vmsave)
 }
 
 static void test_vmload_vmsave(struct kvm_vcpu *vcpu,
-			       const FIXTURE_VARIANT(l2_vmload_vmsave) *variant, bool npt)
+			       FIXTURE_VARIANT(l2_vmload_vmsave) const *variant, bool npt)
 {
 	gva_t svm_gva = alloc_svm(vcpu->vm, npt);
 	u64 *pte0, *pte1, pte;
