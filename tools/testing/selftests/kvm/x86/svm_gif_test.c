@@ -35,7 +35,6 @@ enum guest_stop {
 	AT_SVME_CLEAR,
 	AT_SVME_SET,
 	AT_VMEXIT,
-	AT_DONE,
 };
 
 enum gif_stage {
@@ -74,33 +73,12 @@ static struct event_log *vm_event_log(struct kvm_vm *vm)
 	return addr_gva2hva(vm, (gva_t)&event_log);
 }
 
-static u64 run_to_stop(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return uc.args[1];
-	case UCALL_DONE:
-		return AT_DONE;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	case UCALL_NONE:
-		return vcpu->run->io.port;
-	default:
-		TEST_FAIL("Unknown ucall %lu", uc.cmd);
-	}
-}
-
 /* SMM and the reset vector stop at AT_EVENT for the host to log the event. */
 static u64 run_past_events(struct kvm_vcpu *vcpu)
 {
 	u64 stop;
 
-	while ((stop = run_to_stop(vcpu)) == AT_EVENT)
+	while ((stop = vcpu_run_to_stop(vcpu)) == AT_EVENT)
 		log_event(vm_event_log(vcpu->vm));
 
 	return stop;
@@ -475,14 +453,14 @@ static void test_svme_toggle(struct kvm_vcpu *vcpu, bool gif,
 {
 	vcpu_args_set(vcpu, 2, gif, !set_svme);
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_CLGI);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_CLGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 
 	if (set_svme) {
 		set_svme(vcpu, false);
 		TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 	}
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_SVME_CLEAR);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SVME_CLEAR);
 	TEST_ASSERT_EQ(vcpu_svme(vcpu), false);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 
@@ -490,11 +468,11 @@ static void test_svme_toggle(struct kvm_vcpu *vcpu, bool gif,
 		set_svme(vcpu, true);
 		TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 	}
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_SVME_SET);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SVME_SET);
 	TEST_ASSERT_EQ(vcpu_svme(vcpu), true);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_STGI);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_STGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
 }
 
@@ -574,12 +552,12 @@ TEST_F(nested_state_without_svme, is_returned_as_set)
 
 TEST_F(nested_state_without_svme, keeps_stgi_and_clgi_ud)
 {
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_STEP);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_STEP);
 	TEST_ASSERT_EQ(vcpu_svme(self->vcpu), false);
 
 	set_nested_flags(self->vcpu, variant->flags);
 
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->flags);
 }
 
@@ -664,7 +642,7 @@ static void test_forced_leave(struct kvm_vcpu *vcpu, gva_t svm_gva, bool l1_gif,
 {
 	vcpu_args_set(vcpu, 2, svm_gva, l1_gif);
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_L2);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu),
 		       KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_GIF_SET);
 
@@ -745,11 +723,11 @@ static void run_to_smi_handler(struct kvm_vcpu *vcpu, u16 nested_flags)
 {
 	struct kvm_vcpu_events events;
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_RAISE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_RAISE);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), nested_flags);
 
 	raise_smi(vcpu);
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_EVENT);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_EVENT);
 	vcpu_events_get(vcpu, &events);
 	TEST_ASSERT_EQ(events.smi.smm, 1);
 }
@@ -769,10 +747,10 @@ TEST_F(smi, rsm_resumes_with_gif_set)
 {
 	run_to_smi_handler(self->vcpu, smi_nested_flags(variant->in_l2));
 
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_STEP);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_STEP);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), smi_nested_flags(variant->in_l2));
 
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 	TEST_ASSERT_EQ(vcpu_gif(self->vcpu), !variant->in_l2);
 }
 
@@ -837,21 +815,21 @@ TEST_F(l2_gif, clgi_and_stgi_act_on_the_right_gif)
 	struct kvm_vcpu *vcpu = self->vcpu;
 	bool vgif = variant->vgif;
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_L2);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
 	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), true);
 
 	/* Without nested vGIF, V_GIF in vmcb12 is not KVM's to touch. */
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_CLGI);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_CLGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), vgif);
 	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), !vgif);
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_STGI);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_STGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
 	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), true);
 
 	/* L2 exits with its GIF clear, and #VMEXIT clears L1's. */
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), false);
 	TEST_ASSERT_EQ(!!(self->vmcb12->control.int_ctl & V_GIF_MASK), !vgif);
 }
@@ -941,7 +919,7 @@ FIXTURE_TEARDOWN(l2_event)
 static u64 l2_event_stage(struct kvm_vcpu *vcpu, gva_t svm_gva, int intercept, u32 int_ctl)
 {
 	vcpu_args_set(vcpu, 3, svm_gva, BIT_ULL(intercept), int_ctl);
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 
 	return vm_event_log(vcpu->vm)->stage;
 }

@@ -21,7 +21,6 @@
 enum guest_stop {
 	AT_L2,
 	AT_L1,
-	AT_DONE,
 };
 
 /* What ran after L2's WRMSR, counted without a stack or any other register. */
@@ -32,25 +31,6 @@ static u64 nr_l2_wrmsrs;
 
 /* For L2 to write back, as it may not be able to read it. */
 static u64 l1_efer;
-
-static u64 run_to_stop(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return uc.args[1];
-	case UCALL_DONE:
-		return AT_DONE;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unknown ucall %lu", uc.cmd);
-	}
-}
 
 static bool vcpu_in_l2(struct kvm_vcpu *vcpu)
 {
@@ -64,7 +44,7 @@ static bool vcpu_svme(struct kvm_vcpu *vcpu)
 
 static void run_to_l2(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_L2);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
 	vcpu_run_complete_io(vcpu);
 	TEST_ASSERT(vcpu_in_l2(vcpu), "L2 stopped, but vCPU isn't in guest mode");
 }
@@ -125,10 +105,10 @@ static void get_reset_state(struct kvm_vcpu *vcpu, gva_t svm_gva, struct kvm_sre
 
 static void run_l1_after_reset(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_L1);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L1);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU in guest mode with L1 running");
 	run_to_l2(vcpu);
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 }
 
 #define l2_write_efer_and_count(prefix, val)				\
@@ -290,7 +270,7 @@ TEST_F(l2_clears_svme, shuts_down_l1)
 
 	TEST_ASSERT(vcpu_in_l2(self->other_vcpu), "Other vCPU not in guest mode anymore");
 	TEST_ASSERT(vcpu_svme(self->other_vcpu), "Other vCPU lost EFER.SVME");
-	TEST_ASSERT_EQ(run_to_stop(self->other_vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->other_vcpu), GUEST_STOP_DONE);
 
 	/* A shutdown is not the end: userspace can reset the vCPU, CR3 included. */
 	vcpu_sregs_get(self->vcpu, &sregs);
@@ -457,7 +437,7 @@ TEST_F(l2, exits_to_l1_after_migration)
 {
 	run_to_l2(self->vcpu);
 	migrate(&self->vcpu);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 	TEST_ASSERT(vcpu_svme(self->vcpu), "L1 lost EFER.SVME");
 }
 
@@ -476,7 +456,7 @@ TEST_F(l2, toggles_other_efer_bits)
 	vcpu_args_set(self->vcpu, 3, self->svm_gva, l2_toggle_other_efer_bits, 4);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 }
 
 TEST_F(l2, gets_gp_for_svme_clear_with_illegal_bits)
@@ -485,7 +465,7 @@ TEST_F(l2, gets_gp_for_svme_clear_with_illegal_bits)
 	vcpu_args_set(self->vcpu, 3, self->svm_gva, l2_clear_svme_with_fault, 3);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 }
 
 TEST_F(l2, svme_clear_is_intercepted)
@@ -494,7 +474,7 @@ TEST_F(l2, svme_clear_is_intercepted)
 	vcpu_args_set(self->vcpu, 2, self->svm_gva, l2_clear_svme);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 }
 
 TEST_F(l2, emulated_svme_clear_is_intercepted)
@@ -506,7 +486,7 @@ TEST_F(l2, emulated_svme_clear_is_intercepted)
 	vcpu_args_set(self->vcpu, 2, self->svm_gva, l2_clear_svme_emulated);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(run_to_stop(self->vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 }
 
 static void assert_left_l2(struct kvm_vcpu *vcpu)

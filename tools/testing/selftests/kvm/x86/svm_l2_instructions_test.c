@@ -398,32 +398,17 @@ static gva_t alloc_svm(struct kvm_vm *vm, bool npt)
 
 static void run_l1(struct kvm_vcpu *vcpu)
 {
-	struct kvm_nested_state nested = { .size = sizeof(nested) };
-	struct kvm_vm *vm = vcpu->vm;
-	u64 *guest_round = addr_gva2hva(vm, (gva_t)&l2_round);
-	struct ucall uc;
+	u64 *guest_round = addr_gva2hva(vcpu->vm, (gva_t)&l2_round);
+	u64 stop;
+	u16 flags;
 
-	for (;;) {
-		vcpu_run(vcpu);
-		TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-
-		switch (get_ucall(vcpu, &uc)) {
-		case UCALL_SYNC:
-			vcpu_nested_state_get(vcpu, &nested);
-			TEST_ASSERT(nested.flags == (uc.args[1] ? KVM_STATE_NESTED_GIF_SET : 0),
-				    "Nested flags 0x%x %s, round %lu", nested.flags,
-				    uc.args[1] ? "after STGI in L1" : "after #VMEXIT",
-				    *guest_round);
-			break;
-		case UCALL_ABORT:
-			REPORT_GUEST_ASSERT(uc);
-		case UCALL_DONE:
-			TEST_ASSERT_EQ(*guest_round, (u64)NR_ROUNDS);
-			return;
-		default:
-			TEST_FAIL("Unexpected ucall %lu", uc.cmd);
-		}
+	while ((stop = vcpu_run_to_stop(vcpu)) != GUEST_STOP_DONE) {
+		flags = vcpu_svm_nested_flags(vcpu);
+		TEST_ASSERT(flags == (stop ? KVM_STATE_NESTED_GIF_SET : 0),
+			    "Nested flags 0x%x %s, round %lu", flags,
+			    stop ? "after STGI in L1" : "after #VMEXIT", *guest_round);
 	}
+	TEST_ASSERT_EQ(*guest_round, (u64)NR_ROUNDS);
 }
 
 FIXTURE_SETUP(l2_insn)

@@ -25,7 +25,6 @@ enum guest_stop {
 	AT_VMRUN,
 	AT_VMEXIT,
 	AT_GIF_SET,
-	AT_DONE,
 };
 
 u64 l1_rsp;
@@ -34,25 +33,6 @@ u64 stgi_end;
 static u64 nr_l2_runs;
 static u64 nr_nmis;
 static u64 nmi_rip;
-
-static u64 run_to_stop(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return uc.args[1];
-	case UCALL_DONE:
-		return AT_DONE;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unknown ucall %lu", uc.cmd);
-	}
-}
 
 static void nmi_handler(struct ex_regs *regs)
 {
@@ -379,20 +359,20 @@ TEST_F(vmrun_failure, clears_gif_and_nothing_else)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(gif_before); i++) {
-		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMRUN);
+		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMRUN);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), gif_before[i]);
 
-		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
+		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
 
-		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_VMEXIT);
+		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
 
-		TEST_ASSERT_EQ(run_to_stop(vcpu), AT_GIF_SET);
+		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_GIF_SET);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
 	}
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 }
 
 /* L2's own VMRUN, of the VMCB that L1 left in RAX. */
@@ -426,7 +406,7 @@ KVM_ONE_VCPU_TEST(vmrun_in_l2, is_vmexit_of_vmrun, l1_run_l2_that_fails)
 	vcpu_alloc_svm(vcpu->vm, &l2_svm_gva);
 	vcpu_args_set(vcpu, 2, svm_gva, l2_svm_gva);
 
-	TEST_ASSERT_EQ(run_to_stop(vcpu), AT_DONE);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 }
 
 int main(int argc, char *argv[])
