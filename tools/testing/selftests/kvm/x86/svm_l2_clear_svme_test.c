@@ -18,6 +18,9 @@
 
 #define INTERCEPT_ALL_EXCEPTIONS	-1u
 
+#define READ_ONLY_GPA		0xc0000000ull
+#define READ_ONLY_SLOT		10
+
 enum guest_stop {
 	AT_L2,
 	AT_L1,
@@ -537,6 +540,39 @@ TEST_F(l2, userspace_clears_svme_with_set_msrs)
 }
 
 /* KVM_RUN takes the registers while the vCPU already "wants to run". */
+static void l1_write_to_read_only_memory(u64 *mem)
+{
+	/* Have the page mapped before it is written to. */
+	READ_ONCE(*mem);
+	WRITE_ONCE(*mem, 1);
+	GUEST_DONE();
+}
+
+/* The vCPU goes on as it is, i.e. with what KVM has loaded for L1. */
+TEST_F(l2, userspace_clears_svme_and_memory_stays_read_only)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_vm *vm = vcpu->vm;
+	struct kvm_regs regs;
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, READ_ONLY_GPA, READ_ONLY_SLOT, 1,
+				    KVM_MEM_READONLY);
+	virt_map(vm, READ_ONLY_GPA, READ_ONLY_GPA, 1);
+
+	run_to_l2(vcpu);
+	vcpu_set_msr(vcpu, MSR_EFER, vcpu_get_msr(vcpu, MSR_EFER) & ~EFER_SVME);
+
+	regs = self->reset_regs;
+	regs.rip = (gva_t)l1_write_to_read_only_memory;
+	regs.rdi = READ_ONLY_GPA;
+	vcpu_regs_set(vcpu, &regs);
+	vcpu_run(vcpu);
+
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+	TEST_ASSERT_EQ(vcpu->run->mmio.phys_addr, READ_ONLY_GPA);
+	TEST_ASSERT(vcpu->run->mmio.is_write, "MMIO read from read-only memory");
+}
+
 TEST_F(l2, userspace_clears_svme_with_sync_regs)
 {
 	struct kvm_run *run = self->vcpu->run;
