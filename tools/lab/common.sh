@@ -75,11 +75,23 @@ produce() {
 	)
 }
 
-# tree NAME: reads the description of that tree: SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK.
+# tree NAME: reads the description of that tree: SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK;
+# and where the base is another tree's kernel with mutants, KERNEL, that tree, and WITHOUT, the
+# mutants. Otherwise these are NAME and nothing.
 tree() {
+	KERNEL=${1:-} WITHOUT=
 	[ -n "$1" ] && [ -f "$lab/trees/$1" ] ||
 		die "no tree '$1'; there are: $(cd "$lab/trees" && echo *)"
 	. "$lab/trees/$1"
+}
+
+# kvm_of MODULE DIR: copies the kvm.ko that belongs to the kvm-amd.ko MODULE to DIR, under a name
+# that stands for its content, and prints that name.
+kvm_of() {
+	local kvm="$(dirname "$1")/kvm.ko" name
+	name=kvm-$(key "$kvm").ko
+	[ -e "$2/$name" ] || cp "$kvm" "$2/$name"
+	echo "$name"
 }
 
 # need PACKAGE...: installs the Debian packages that are not there yet, and says so.

@@ -5,6 +5,7 @@
 #include "kvm_util.h"
 #include "kvm_test_harness.h"
 #include "processor.h"
+#include "smm.h"
 #include "svm_util.h"
 
 #define WRMSR_INSN		0x300f
@@ -21,9 +22,20 @@
 #define READ_ONLY_GPA		0xc0000000ull
 #define READ_ONLY_SLOT		10
 
+#define SMRAM_GPA		0x1000000
+/* EFER in the state save area of CPUs with long mode, from SMBASE on. */
+#define SMRAM_EFER		0xfed0
+
+/* Where the guest stops: at a ucall, or, in SMM, at an IN from the first port. */
 enum guest_stop {
-	AT_L2,
+	AT_SMI = 0xe,
+	AT_L2 = 0x100,
 	AT_L1,
+};
+
+static const u8 smi_handler[] = {
+	0xe4, AT_SMI,		/* in $AT_SMI, %al */
+	0x0f, 0xaa,		/* rsm */
 };
 
 /* What ran after L2's WRMSR, counted without a stack or any other register. */
@@ -490,6 +502,30 @@ TEST_F(l2, emulated_svme_clear_is_intercepted)
 
 	run_to_l2(self->vcpu);
 	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+}
+
+TEST_F(l2, rsm_that_clears_svme_shuts_down_l1)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	u64 *efer;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM_CAP_X86_SMM not supported");
+
+	setup_smram(vcpu->vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	run_to_l2(vcpu);
+	inject_smi(vcpu);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SMI);
+
+	efer = addr_gpa2hva(vcpu->vm, SMRAM_GPA + SMRAM_EFER);
+	TEST_ASSERT(*efer & EFER_SVME, "No EFER.SVME in SMRAM's EFER, 0x%lx", *efer);
+	*efer &= ~EFER_SVME;
+
+	vcpu_run(vcpu);
+	sync_global_from_guest(vcpu->vm, nr_l1_resumes);
+	TEST_ASSERT_EQ(nr_l1_resumes, 0);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
 }
 
 static void assert_left_l2(struct kvm_vcpu *vcpu)
