@@ -465,6 +465,103 @@ TEST_F(l2, clears_svme_after_migration)
 	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
 }
 
+static void toggle_cpuid_feature(struct kvm_vcpu *vcpu, struct kvm_x86_cpu_feature feature)
+{
+	struct kvm_cpuid_entry2 *entry;
+
+	entry = __vcpu_get_cpuid_entry(vcpu, feature.function, feature.index);
+	(&entry->eax)[feature.reg] ^= BIT(feature.bit);
+}
+
+static void change_vendor(struct kvm_vcpu *vcpu)
+{
+	struct kvm_cpuid_entry2 *entry = vcpu_get_cpuid_entry(vcpu, 0);
+
+	memcpy(&entry->ebx, "Genu", 4);
+	memcpy(&entry->edx, "ineI", 4);
+	memcpy(&entry->ecx, "ntel", 4);
+}
+
+static void change_vls(struct kvm_vcpu *vcpu)
+{
+	toggle_cpuid_feature(vcpu, X86_FEATURE_V_VMSAVE_VMLOAD);
+}
+
+static void change_svm(struct kvm_vcpu *vcpu)
+{
+	toggle_cpuid_feature(vcpu, X86_FEATURE_SVM);
+}
+
+static void change_maxphyaddr(struct kvm_vcpu *vcpu)
+{
+	vcpu_get_cpuid_entry(vcpu, 0x80000008)->eax--;
+}
+
+static const struct {
+	const char *what;
+	void (*change)(struct kvm_vcpu *vcpu);
+} cpuid_changes[] = {
+	{ "the vendor", change_vendor },
+	{ "V_VMSAVE_VMLOAD", change_vls },
+	{ "SVM", change_svm },
+	{ "MAXPHYADDR", change_maxphyaddr },
+};
+
+/* What KVM runs L2 on depends on CPUID: it has to stay, with L2 yet to run. */
+TEST_F(l2, cpuid_cannot_change_after_migration)
+{
+	struct kvm_cpuid2 *old;
+	struct kvm_vcpu *vcpu;
+	int i, r;
+
+	run_to_l2(self->vcpu);
+	migrate(&self->vcpu);
+	vcpu = self->vcpu;
+
+	vcpu_get_cpuid(vcpu);
+	old = allocate_kvm_cpuid2(vcpu->cpuid->nent);
+	memcpy(old, vcpu->cpuid, kvm_cpuid2_size(old->nent));
+
+	/* Don't run the vCPU if a change goes through: that wouldn't be safe. */
+	for (i = 0; i < ARRAY_SIZE(cpuid_changes); i++) {
+		cpuid_changes[i].change(vcpu);
+		r = __vcpu_ioctl(vcpu, KVM_SET_CPUID2, vcpu->cpuid);
+		TEST_ASSERT(r == -1 && errno == EINVAL,
+			    "Change of %s in CPUID: wanted EINVAL, got %d, errno %d",
+			    cpuid_changes[i].what, r, errno);
+
+		vcpu_get_cpuid(vcpu);
+		TEST_ASSERT(!memcmp(old, vcpu->cpuid, kvm_cpuid2_size(old->nent)),
+			    "CPUID has changed, with KVM having refused to change %s",
+			    cpuid_changes[i].what);
+	}
+	free(old);
+
+	vcpu_set_cpuid(vcpu);
+	TEST_ASSERT(vcpu_in_l2(vcpu), "vCPU left guest mode");
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+}
+
+TEST_F(l2, cpuid_can_change_with_l2_gone)
+{
+	struct kvm_nested_state state = {
+		.flags = KVM_STATE_NESTED_GIF_SET,
+		.format = KVM_STATE_NESTED_FORMAT_SVM,
+		.size = sizeof(state),
+	};
+	int i;
+
+	run_to_l2(self->vcpu);
+	migrate(&self->vcpu);
+	vcpu_nested_state_set(self->vcpu, &state);
+	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
+
+	for (i = 0; i < ARRAY_SIZE(cpuid_changes); i++) {
+		cpuid_changes[i].change(self->vcpu);
+		vcpu_set_cpuid(self->vcpu);
+	}
+}
+
 TEST_F(l2, toggles_other_efer_bits)
 {
 	vcpu_arch_set_entry_point(self->vcpu, l1_skip_vmmcalls);

@@ -6,6 +6,7 @@
 #include "kvm_test_harness.h"
 #include "processor.h"
 #include "apic.h"
+#include "smm.h"
 #include "svm_util.h"
 
 #define X86_FEATURE_VNMI	KVM_X86_CPU_FEATURE(0x8000000A, 0, EDX, 25)
@@ -13,6 +14,12 @@
 #define V_NMI_ENABLE_MASK	BIT(26)
 
 #define PAT_RESERVED_TYPE	0x0707070707070702ULL
+
+/* Memory that userspace can take away while L2 is active. */
+#define VMCB12_GPA		0xc0000000ull
+#define VMCB12_SLOT		10
+
+#define SMRAM_GPA		0x1000000
 
 /* A value that is in no VMCB field, and in no register, of its own accord. */
 #define POISON			0x5a5a5a5aU
@@ -25,6 +32,8 @@ enum guest_stop {
 	AT_VMRUN,
 	AT_VMEXIT,
 	AT_GIF_SET,
+	AT_L2,
+	AT_L2_AFTER_EVENT,
 };
 
 u64 l1_rsp;
@@ -407,6 +416,259 @@ KVM_ONE_VCPU_TEST(vmrun_in_l2, is_vmexit_of_vmrun, l1_run_l2_that_fails)
 	vcpu_args_set(vcpu, 2, svm_gva, l2_svm_gva);
 
 	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+}
+
+/* L1's last VMRUN, of the VMCB at RDI: it is not to come to what follows. */
+extern u8 l1_after_vmrun[];
+void l1_last_vmrun(u64 vmcb_gpa);
+asm("l1_last_vmrun: mov %rsp, l1_rsp\n\t"
+    "mov %rdi, %rax\n\t"
+    "vmrun %rax\n"
+    "l1_after_vmrun: ud2");
+
+static void l2_vmmcall(void)
+{
+	GUEST_SYNC(AT_L2);
+	vmmcall();
+}
+
+static void l2_ud2(void)
+{
+	GUEST_SYNC(AT_L2);
+	asm volatile("ud2");
+}
+
+static void l2_await_event(void)
+{
+	GUEST_SYNC(AT_L2);
+	GUEST_SYNC(AT_L2_AFTER_EVENT);
+}
+
+static void l1_run_l2_to_vmexit_failure(struct svm_test_data *svm, void (*l2)(void),
+					u64 intercept, u32 intercept_exceptions)
+{
+	svm->vmcb = (void *)VMCB12_GPA;
+	svm->vmcb_gpa = VMCB12_GPA;
+
+	generic_svm_setup(svm, l2);
+	svm->vmcb->control.intercept |= intercept;
+	svm->vmcb->control.intercept_exceptions = intercept_exceptions;
+	l1_last_vmrun(svm->vmcb_gpa);
+}
+
+static void delete_vmcb12(struct kvm_vcpu *vcpu)
+{
+	vm_mem_region_delete(vcpu->vm, VMCB12_SLOT);
+}
+
+/* What is in the save area of KVM's nested state is what #VMEXIT restores. */
+static void edit_host_state(struct kvm_vcpu *vcpu, u64 cr3)
+{
+	union svm_nested_state nested;
+	struct vmcb *vmcb = (void *)nested.state.data.svm;
+
+	vcpu_svm_nested_state_get(vcpu, &nested);
+	vmcb->save.efer &= ~(EFER_LME | EFER_LMA);
+	vmcb->save.cr3 |= cr3;
+	vcpu_nested_state_set(vcpu, &nested.state);
+}
+
+static void set_host_cr3_bit_63(struct kvm_vcpu *vcpu)
+{
+	edit_host_state(vcpu, BIT_ULL(63));
+}
+
+/* L1's PML4Es, taken as PDPTEs, have the reserved bit 1 set. */
+static void set_host_pae_paging(struct kvm_vcpu *vcpu)
+{
+	edit_host_state(vcpu, 0);
+}
+
+static void raise_nmi(struct kvm_vcpu *vcpu)
+{
+	vcpu_ioctl(vcpu, KVM_NMI, NULL);
+}
+
+static void raise_triple_fault(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	events.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+	events.triple_fault.pending = true;
+	vcpu_events_set(vcpu, &events);
+}
+
+FIXTURE(vmexit_failure) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_VARIANT(vmexit_failure) {
+	void (*cause)(struct kvm_vcpu *vcpu);
+	void (*l2_code)(void);
+	void (*raise_event)(struct kvm_vcpu *vcpu);
+	u64 intercept;
+	u32 intercept_exceptions;
+};
+
+FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_on_vmmcall) {
+	.cause = delete_vmcb12,
+	.l2_code = l2_vmmcall,
+};
+
+FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_on_exception) {
+	.cause = delete_vmcb12,
+	.l2_code = l2_ud2,
+	.intercept_exceptions = BIT(UD_VECTOR),
+};
+
+/* The #GP that KVM must not inject would make L2 exit, too. */
+FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_and_exceptions_intercepted) {
+	.cause = delete_vmcb12,
+	.l2_code = l2_vmmcall,
+	.intercept_exceptions = -1u,
+};
+
+FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_on_nmi) {
+	.cause = delete_vmcb12,
+	.l2_code = l2_await_event,
+	.raise_event = raise_nmi,
+	.intercept = BIT_ULL(INTERCEPT_NMI),
+};
+
+FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_on_shutdown) {
+	.cause = delete_vmcb12,
+	.l2_code = l2_await_event,
+	.raise_event = raise_triple_fault,
+	.intercept = BIT_ULL(INTERCEPT_SHUTDOWN),
+};
+
+/* KVM takes the vCPU out of L2 for SMM, by a #VMEXIT of its own. */
+FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_on_smi) {
+	.cause = delete_vmcb12,
+	.l2_code = l2_await_event,
+	.raise_event = inject_smi,
+};
+
+FIXTURE_VARIANT_ADD(vmexit_failure, host_cr3_bit_63) {
+	.cause = set_host_cr3_bit_63,
+	.l2_code = l2_vmmcall,
+};
+
+FIXTURE_VARIANT_ADD(vmexit_failure, host_pae_pdpte_bit_1) {
+	.cause = set_host_pae_paging,
+	.l2_code = l2_vmmcall,
+};
+
+FIXTURE_SETUP(vmexit_failure)
+{
+	static const u8 rsm[] = { 0x0f, 0xaa };
+	struct kvm_vm *vm;
+
+	if (variant->raise_event == inject_smi && !kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM doesn't support SMM");
+
+	if (variant->raise_event == raise_triple_fault &&
+	    !kvm_has_cap(KVM_CAP_X86_TRIPLE_FAULT_EVENT))
+		SKIP(return, "KVM_CAP_X86_TRIPLE_FAULT_EVENT not supported");
+
+	/* With shadow paging, a KVM that gets it wrong may run L1 on that CR3. */
+	if (variant->cause == set_host_pae_paging && !kvm_cpu_has_npt())
+		SKIP(return, "Not safe without NPT");
+
+	vm = vm_create_with_one_vcpu(&self->vcpu, l1_run_l2_to_vmexit_failure);
+	if (variant->raise_event == raise_triple_fault)
+		vm_enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
+	if (variant->raise_event == inject_smi)
+		setup_smram(vm, self->vcpu, SMRAM_GPA, rsm, sizeof(rsm));
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, VMCB12_GPA, VMCB12_SLOT, 1, 0);
+	virt_map(vm, VMCB12_GPA, VMCB12_GPA, 1);
+}
+
+FIXTURE_TEARDOWN(vmexit_failure)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+static void assert_no_event(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	TEST_ASSERT(!events.exception.injected && !events.exception.pending &&
+		    !events.interrupt.injected && !events.nmi.injected,
+		    "Event in L1: exception %u (injected %u, pending %u), IRQ %u, NMI %u",
+		    events.exception.nr, events.exception.injected,
+		    events.exception.pending, events.interrupt.injected,
+		    events.nmi.injected);
+}
+
+static void test_vmexit_failure(struct kvm_vcpu *vcpu,
+				FIXTURE_VARIANT(vmexit_failure) const *variant, bool npt)
+{
+	bool has_vmcb12 = variant->cause != delete_vmcb12;
+	bool in_smm = variant->raise_event == inject_smi;
+	struct kvm_vm *vm = vcpu->vm;
+	struct kvm_regs regs;
+	struct vmcb *vmcb;
+	gva_t svm_gva;
+
+	if (npt)
+		vm_enable_npt(vm);
+
+	vcpu_alloc_svm(vm, &svm_gva);
+	vcpu_args_set(vcpu, 4, svm_gva, variant->l2_code,
+		      variant->intercept | BIT_ULL(INTERCEPT_VMMCALL),
+		      variant->intercept_exceptions);
+
+	if (npt)
+		tdp_identity_map_default_memslots(vm);
+
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_complete_io(vcpu);
+	TEST_ASSERT(vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE,
+		    "L2 stopped, but vCPU isn't in guest mode");
+
+	variant->cause(vcpu);
+	if (variant->raise_event)
+		variant->raise_event(vcpu);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+
+	/* The rest of the #VMEXIT has taken place. */
+	assert_no_event(vcpu);
+	if (in_smm) {
+		TEST_ASSERT(!(vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE),
+			    "vCPU still in guest mode");
+		return;
+	}
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
+	TEST_ASSERT(vcpu_get_msr(vcpu, MSR_EFER) & EFER_SVME, "L1 lost EFER.SVME");
+
+	sync_global_from_guest(vm, l1_rsp);
+	vcpu_regs_get(vcpu, &regs);
+	TEST_ASSERT_EQ(regs.rip, (u64)l1_after_vmrun);
+	TEST_ASSERT_EQ(regs.rsp, l1_rsp);
+
+	if (has_vmcb12) {
+		vmcb = addr_gpa2hva(vm, VMCB12_GPA);
+		TEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	}
+}
+
+TEST_F(vmexit_failure, shuts_down_l1)
+{
+	test_vmexit_failure(self->vcpu, variant, false);
+}
+
+TEST_F(vmexit_failure, shuts_down_l1_npt)
+{
+	if (!kvm_cpu_has_npt())
+		SKIP(return, "KVM doesn't support nested NPT");
+
+	test_vmexit_failure(self->vcpu, variant, true);
 }
 
 int main(int argc, char *argv[])
