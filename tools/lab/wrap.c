@@ -2,10 +2,14 @@
 /*
  * Linked into the selftests by the lab, with ld's --wrap, and only by the lab.
  */
+#include <errno.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stdlib.h>
+#include <linux/kvm.h>
 
 int __real_poll(struct pollfd *fds, nfds_t nfds, int timeout);
+int __real_ioctl(int fd, unsigned long request, ...);
 
 /*
  * The harness waits for a test with poll() and half a minute's patience. A guest
@@ -19,4 +23,35 @@ int __wrap_poll(struct pollfd *fds, nfds_t nfds, int timeout)
 	if (limit && timeout > atoi(limit) * 1000)
 		timeout = atoi(limit) * 1000;
 	return __real_poll(fds, nfds, timeout);
+}
+
+/*
+ * The newest library sets memory regions with KVM_SET_USER_MEMORY_REGION2, which kernels
+ * before 6.8 don't have, and skips every test there. Without guest_memfd, what the
+ * older ioctl() takes is the beginning of it.
+ */
+int __wrap_ioctl(int fd, unsigned long request, ...)
+{
+	struct kvm_userspace_memory_region2 *region;
+	va_list args;
+	void *arg;
+	int ret;
+
+	va_start(args, request);
+	arg = va_arg(args, void *);
+	va_end(args);
+
+	ret = __real_ioctl(fd, request, arg);
+	switch (request) {
+	case KVM_CHECK_EXTENSION:
+		if (!ret && (unsigned long)arg == KVM_CAP_USER_MEMORY2)
+			ret = 1;
+		break;
+	case KVM_SET_USER_MEMORY_REGION2:
+		region = arg;
+		if (ret < 0 && errno == ENOTTY && !(region->flags & KVM_MEM_GUEST_MEMFD))
+			ret = __real_ioctl(fd, KVM_SET_USER_MEMORY_REGION, region);
+		break;
+	}
+	return ret;
 }
