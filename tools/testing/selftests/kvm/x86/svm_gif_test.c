@@ -35,6 +35,8 @@ enum guest_stop {
 	AT_SVME_CLEAR,
 	AT_SVME_SET,
 	AT_VMEXIT,
+	AT_NMI,
+	AT_NMI_END,
 };
 
 enum gif_stage {
@@ -962,6 +964,122 @@ TEST_F(l2_event, virtual_gif_does_not_hold_exit)
 	TEST_ASSERT(!(self->vmcb12->control.int_ctl & V_GIF_MASK),
 		    "CLGI in L2 did not clear V_GIF, int_ctl 0x%x",
 		    self->vmcb12->control.int_ctl);
+}
+
+static void nmi_handler_with_stops(struct ex_regs *regs)
+{
+	log_event(&event_log);
+	GUEST_SYNC(AT_NMI);
+	GUEST_SYNC(AT_NMI_END);
+}
+
+static void l1_nmi_for_l2(struct svm_test_data *svm)
+{
+	generic_svm_setup(svm, l2_sync);
+	svm->vmcb->control.intercept |= BIT_ULL(INTERCEPT_INIT);
+
+	/* Userspace brings the vCPU back here for the NMIs. */
+	GUEST_SYNC(AT_RAISE);
+	if (!READ_ONCE(event_log.nr_events))
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_DONE();
+}
+
+static void set_init_pending(struct kvm_vcpu *vcpu, bool pending)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	events.smi.latched_init = pending;
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	vcpu_events_set(vcpu, &events);
+}
+
+/* KVM_GET_MP_STATE takes a pending INIT, without running the vCPU. */
+static void leave_by_init(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mp_state mp_state;
+
+	set_init_pending(vcpu, true);
+	vcpu_mp_state_get(vcpu, &mp_state);
+	set_init_pending(vcpu, false);
+}
+
+static void leave_by_nested_state(struct kvm_vcpu *vcpu)
+{
+	set_nested_flags(vcpu, 0);
+}
+
+FIXTURE(nmi_for_l2) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_VARIANT(nmi_for_l2) {
+	void (*leave)(struct kvm_vcpu *vcpu);
+};
+
+FIXTURE_VARIANT_ADD(nmi_for_l2, vmexit) {
+	.leave = leave_by_init,
+};
+
+FIXTURE_VARIANT_ADD(nmi_for_l2, forced_leave) {
+	.leave = leave_by_nested_state,
+};
+
+FIXTURE_SETUP(nmi_for_l2)
+{
+	struct kvm_vm *vm;
+	gva_t svm_gva;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM_CAP_X86_SMM not supported");
+
+	vm = vm_create_with_one_vcpu(&self->vcpu, l1_nmi_for_l2);
+	vm_install_exception_handler(vm, NMI_VECTOR, nmi_handler_with_stops);
+	vcpu_alloc_svm(vm, &svm_gva);
+	vcpu_args_set(self->vcpu, 1, svm_gva);
+}
+
+FIXTURE_TEARDOWN(nmi_for_l2)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+/* L2 is left before it runs with the NMI that L1 injects: it is L2's, and gone. */
+TEST_F(nmi_for_l2, is_not_taken_for_l1s)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	union svm_nested_state nested;
+	struct vmcb *vmcb12 = (void *)nested.state.data.svm;
+	struct kvm_regs l1_regs;
+
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_RAISE);
+	vcpu_run_complete_io(vcpu);
+	vcpu_regs_get(vcpu, &l1_regs);
+
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_complete_io(vcpu);
+	vcpu_svm_nested_state_get(vcpu, &nested);
+	vmcb12->control.event_inj = SVM_EVTINJ_VALID | SVM_EVTINJ_TYPE_NMI;
+	vcpu_nested_state_set(vcpu, &nested.state);
+
+	variant->leave(vcpu);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
+
+	set_nested_flags(vcpu, KVM_STATE_NESTED_GIF_SET);
+	vcpu_regs_set(vcpu, &l1_regs);
+
+	/* The second NMI has to wait for the IRET of the first. */
+	raise_nmi(vcpu);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI);
+	raise_nmi(vcpu);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI_END);
+	TEST_ASSERT_EQ(vm_event_log(vcpu->vm)->nr_events, 1);
+
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI_END);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	TEST_ASSERT_EQ(vm_event_log(vcpu->vm)->nr_events, 2);
 }
 
 int main(int argc, char *argv[])

@@ -145,8 +145,6 @@ static void vmrun_failure(struct svm_test_data *svm)
 	GUEST_ASSERT_EQ(ctrl->exit_code, SVM_EXIT_ERR);
 	GUEST_ASSERT_EQ(ctrl->exit_info_1, 0);
 	GUEST_ASSERT_EQ(ctrl->exit_info_2, 0);
-	GUEST_ASSERT_EQ(ctrl->event_inj, 0);
-	GUEST_ASSERT_EQ(ctrl->event_inj_err, 0);
 	GUEST_ASSERT_EQ(nr_l2_runs, 0);
 }
 
@@ -220,6 +218,7 @@ static void l1_code(struct svm_test_data *svm, void (*break_vmcb)(struct vmcb *v
 
 FIXTURE(vmrun_failure) {
 	struct kvm_vcpu *vcpu;
+	struct vmcb *vmcb12;
 };
 
 FIXTURE_VARIANT(vmrun_failure) {
@@ -349,7 +348,7 @@ FIXTURE_SETUP(vmrun_failure)
 	if (variant->npt)
 		vm_enable_npt(vm);
 
-	vcpu_alloc_svm(vm, &svm_gva);
+	self->vmcb12 = vcpu_alloc_svm(vm, &svm_gva)->vmcb_hva;
 	vcpu_args_set(self->vcpu, 2, svm_gva, variant->break_vmcb);
 
 	if (variant->npt)
@@ -380,6 +379,47 @@ TEST_F(vmrun_failure, clears_gif_and_nothing_else)
 		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_GIF_SET);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
 	}
+
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+}
+
+TEST_F(vmrun_failure, clears_eventinj)
+{
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_VMRUN);
+	TEST_ASSERT(self->vmcb12->control.event_inj & SVM_EVTINJ_VALID,
+		    "VMRUN has no event to inject");
+
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_VMEXIT);
+	TEST_ASSERT_EQ(self->vmcb12->control.event_inj, 0);
+	TEST_ASSERT_EQ(self->vmcb12->control.event_inj_err, 0);
+}
+
+static void l1_inject_nmi(struct svm_test_data *svm)
+{
+	struct vmcb_control_area *ctrl = &svm->vmcb->control;
+
+	generic_svm_setup(svm, l2_code);
+	inject(svm->vmcb, SVM_EVTINJ_TYPE_NMI, NMI_VECTOR);
+	ctrl->event_inj_err = POISON;
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+
+	GUEST_ASSERT_EQ(ctrl->exit_code, SVM_EXIT_VMMCALL);
+	GUEST_ASSERT_EQ(nr_nmis, 1);
+	GUEST_ASSERT_EQ(nmi_rip, (u64)l2_code);
+	GUEST_ASSERT_EQ(ctrl->event_inj, 0);
+	GUEST_ASSERT_EQ(ctrl->event_inj_err, 0);
+	GUEST_DONE();
+}
+
+KVM_ONE_VCPU_TEST_SUITE(eventinj);
+
+KVM_ONE_VCPU_TEST(eventinj, is_cleared_by_vmexit, l1_inject_nmi)
+{
+	gva_t svm_gva;
+
+	vm_install_exception_handler(vcpu->vm, NMI_VECTOR, nmi_handler);
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_args_set(vcpu, 1, svm_gva);
 
 	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 }
