@@ -9,9 +9,10 @@
 # gets L2's CR4 on a #VMEXIT from an unpaged L2.
 #
 # The first patch keeps L1 off page tables that KVM does not own after it has
-# been forced out of L2. The next two keep a VMM that changes CPUID at the
+# been forced out of L2. The next three keep a VMM that changes CPUID at the
 # wrong time from giving L1 or L2 access to host memory by way of VMLOAD and
-# VMSAVE; that was found by reading and never tried.
+# VMSAVE; that was found by reading and never tried. The third of them is for
+# kvm.ko. The last patch shuts L1 down if vmcb12 has no memory on a #VMEXIT.
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0 and npt=0; not on hardware.
