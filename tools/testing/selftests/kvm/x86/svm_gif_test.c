@@ -756,6 +756,73 @@ TEST_F(smi, rsm_resumes_with_gif_set)
 	TEST_ASSERT_EQ(vcpu_gif(self->vcpu), !variant->in_l2);
 }
 
+FIXTURE(rsm_to_l2) {
+	struct kvm_vcpu *vcpu;
+	struct vmcb *vmcb12;
+};
+
+FIXTURE_VARIANT(rsm_to_l2) {
+	void (*break_vmcb)(struct vmcb *vmcb);
+};
+
+static void clear_asid(struct vmcb *vmcb)
+{
+	vmcb->control.asid = 0;
+}
+
+FIXTURE_VARIANT_ADD(rsm_to_l2, asid_0) {
+	.break_vmcb = clear_asid,
+};
+
+static void clear_vmrun_intercept(struct vmcb *vmcb)
+{
+	vmcb->control.intercept &= ~BIT_ULL(INTERCEPT_VMRUN);
+}
+
+FIXTURE_VARIANT_ADD(rsm_to_l2, vmrun_not_intercepted) {
+	.break_vmcb = clear_vmrun_intercept,
+};
+
+static void clear_efer_svme(struct vmcb *vmcb)
+{
+	vmcb->save.efer &= ~EFER_SVME;
+}
+
+FIXTURE_VARIANT_ADD(rsm_to_l2, efer_svme_clear) {
+	.break_vmcb = clear_efer_svme,
+};
+
+FIXTURE_SETUP(rsm_to_l2)
+{
+	struct kvm_vm *vm;
+	gva_t svm_gva;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM_CAP_X86_SMM not supported");
+
+	vm = vm_create_with_one_vcpu(&self->vcpu, l1_smi);
+	self->vmcb12 = vcpu_alloc_svm(vm, &svm_gva)->vmcb_hva;
+	vcpu_args_set(self->vcpu, 2, svm_gva, true);
+	setup_smram(vm, self->vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+}
+
+FIXTURE_TEARDOWN(rsm_to_l2)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+/* What VMRUN refuses must not get in through SMM, either. */
+TEST_F(rsm_to_l2, shuts_down_if_vmcb12_is_invalid)
+{
+	run_to_smi_handler(self->vcpu, smi_nested_flags(true));
+	variant->break_vmcb(self->vmcb12);
+
+	vcpu_run(self->vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_SHUTDOWN);
+	TEST_ASSERT(!(vcpu_svm_nested_flags(self->vcpu) & KVM_STATE_NESTED_GUEST_MODE),
+		    "vCPU in guest mode");
+}
+
 static void l2_clgi_stgi(void)
 {
 	GUEST_SYNC(AT_L2);
