@@ -563,6 +563,59 @@ TEST_F(svm_insn, nested_state_gif_set_svme_cleared)
 	test_nested_state_gif_set(self->vcpu);
 }
 
+static void l1_never_runs(void)
+{
+	GUEST_DONE();
+}
+
+static void assert_refused(struct kvm_vcpu *vcpu, int r)
+{
+	TEST_ASSERT(r == -1 && errno == EINVAL, "Wanted EINVAL, got %d, errno %d", r, errno);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_EFER) & EFER_SVME, 0);
+}
+
+FIXTURE(svme_without_cpuid) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_SETUP(svme_without_cpuid)
+{
+	vm_create_with_one_vcpu(&self->vcpu, l1_never_runs);
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SVM);
+}
+
+FIXTURE_TEARDOWN(svme_without_cpuid)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(svme_without_cpuid, refused_by_set_sregs)
+{
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(self->vcpu, &sregs);
+	sregs.efer |= EFER_SVME;
+	assert_refused(self->vcpu, _vcpu_sregs_set(self->vcpu, &sregs));
+
+	vcpu_set_cpuid_feature(self->vcpu, X86_FEATURE_SVM);
+	vcpu_sregs_set(self->vcpu, &sregs);
+}
+
+TEST_F(svme_without_cpuid, refused_by_set_sregs2)
+{
+	struct kvm_sregs2 sregs2;
+
+	if (!kvm_has_cap(KVM_CAP_SREGS2))
+		SKIP(return, "KVM_CAP_SREGS2 is not supported");
+
+	vcpu_ioctl(self->vcpu, KVM_GET_SREGS2, &sregs2);
+	sregs2.efer |= EFER_SVME;
+	assert_refused(self->vcpu, __vcpu_ioctl(self->vcpu, KVM_SET_SREGS2, &sregs2));
+
+	vcpu_set_cpuid_feature(self->vcpu, X86_FEATURE_SVM);
+	vcpu_ioctl(self->vcpu, KVM_SET_SREGS2, &sregs2);
+}
+
 int main(int argc, char *argv[])
 {
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));

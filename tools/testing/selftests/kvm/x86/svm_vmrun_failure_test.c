@@ -425,6 +425,63 @@ KVM_ONE_VCPU_TEST(eventinj, is_cleared_by_vmexit, l1_inject_nmi)
 	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 }
 
+static void l2_sync(void)
+{
+	GUEST_SYNC(AT_L2);
+}
+
+static void l1_run_l2(struct svm_test_data *svm)
+{
+	generic_svm_setup(svm, l2_sync);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+}
+
+static const struct {
+	u32 type;
+	u8 vector;
+	bool legal;
+} eventinjs[] = {
+	{ SVM_EVTINJ_TYPE_INTR, 255, true },
+	{ SVM_EVTINJ_TYPE_NMI, NMI_VECTOR, true },
+	{ SVM_EVTINJ_TYPE_EXEPT, UD_VECTOR, true },
+	{ SVM_EVTINJ_TYPE_EXEPT, DE_VECTOR, true },
+	{ SVM_EVTINJ_TYPE_EXEPT, XM_VECTOR, true },
+	{ SVM_EVTINJ_TYPE_SOFT, 128, true },
+	{ 1 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR },
+	{ 5 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR },
+	{ 6 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR },
+	{ 7 << SVM_EVTINJ_TYPE_SHIFT, UD_VECTOR },
+	{ SVM_EVTINJ_TYPE_EXEPT, NMI_VECTOR },
+	{ SVM_EVTINJ_TYPE_EXEPT, 31 },
+	{ SVM_EVTINJ_TYPE_EXEPT, 32 },
+	{ SVM_EVTINJ_TYPE_EXEPT, 255 },
+};
+
+/* Nested state can have no EVENTINJ that VMRUN fails for. */
+KVM_ONE_VCPU_TEST(eventinj, illegal_one_is_refused_in_nested_state, l1_run_l2)
+{
+	union svm_nested_state nested;
+	struct vmcb *vmcb12 = (void *)nested.state.data.svm;
+	gva_t svm_gva;
+	int i, r;
+
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_args_set(vcpu, 1, svm_gva);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+
+	vcpu_svm_nested_state_get(vcpu, &nested);
+	for (i = 0; i < ARRAY_SIZE(eventinjs); i++) {
+		inject(vmcb12, eventinjs[i].type, eventinjs[i].vector);
+		r = __vcpu_nested_state_set(vcpu, &nested.state);
+		TEST_ASSERT(eventinjs[i].legal ? !r : r == -1 && errno == EINVAL,
+			    "EVENTINJ 0x%x: KVM_SET_NESTED_STATE returned %d, errno %d",
+			    vmcb12->control.event_inj, r, errno);
+
+		vmcb12->control.event_inj &= ~SVM_EVTINJ_VALID;
+		vcpu_nested_state_set(vcpu, &nested.state);
+	}
+}
+
 /* L2's own VMRUN, of the VMCB that L1 left in RAX. */
 extern u8 l2_vmrun[];
 asm("l2_vmrun: vmrun %rax; ud2");
