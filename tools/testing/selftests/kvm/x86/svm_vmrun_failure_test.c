@@ -308,10 +308,12 @@ VMRUN_FAILURE(gpat_reserved_type, vmcb->save.g_pat = PAT_RESERVED_TYPE,
 VMRUN_FAILURE(late_cr3_no_paging,
 	      clear_long_mode(vmcb);
 	      vmcb->save.cr0 &= ~X86_CR0_PG;
+	      vmcb->save.cr4 ^= X86_CR4_TSD;
 	      vmcb->save.cr3 |= maxphyaddr_bit());
 VMRUN_FAILURE(late_cr3_no_paging_with_npt,
 	      clear_long_mode(vmcb);
 	      vmcb->save.cr0 &= ~X86_CR0_PG;
+	      vmcb->save.cr4 ^= X86_CR4_TSD;
 	      vmcb->save.cr3 |= maxphyaddr_bit(), .npt = true);
 VMRUN_FAILURE(late_cr3_legacy_paging,
 	      clear_long_mode(vmcb);
