@@ -55,6 +55,22 @@ step() {
 	[ $rc = 0 ] || exit 2
 }
 
+# check TEXT COMMAND...: prints TEXT and whether COMMAND succeeds, with what it says if it does not;
+# counts in passed and failed. Needs a directory $scratch.
+passed=0 failed=0
+check() {
+	local text="$1" start="$(date +%s%N)"
+	shift
+	if "$@" >"$scratch/out" 2>&1; then
+		passed=$((passed + 1))
+		printf 'ok      %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
+	else
+		failed=$((failed + 1))
+		printf 'NOT ok  %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
+		sed 's/^/    /' "$scratch/out" | tail -n 40
+	fi
+}
+
 # key FILE...: 16 hex digits that stand for the files' content, in this order.
 key() { cat "$@" | sha256sum | cut -c1-16; }
 
