@@ -6,7 +6,6 @@
 #include "kvm_test_harness.h"
 #include "processor.h"
 #include "apic.h"
-#include "smm.h"
 #include "svm_util.h"
 
 #define X86_FEATURE_VNMI	KVM_X86_CPU_FEATURE(0x8000000A, 0, EDX, 25)
@@ -18,8 +17,6 @@
 /* Memory that userspace can take away while L2 is active. */
 #define VMCB12_GPA		0xc0000000ull
 #define VMCB12_SLOT		10
-
-#define SMRAM_GPA		0x1000000
 
 /* A value that is in no VMCB field, and in no register, of its own accord. */
 #define POISON			0x5a5a5a5aU
@@ -624,13 +621,6 @@ FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_on_shutdown) {
 	.intercept = BIT_ULL(INTERCEPT_SHUTDOWN),
 };
 
-/* KVM takes the vCPU out of L2 for SMM, by a #VMEXIT of its own. */
-FIXTURE_VARIANT_ADD(vmexit_failure, vmcb12_gone_on_smi) {
-	.cause = delete_vmcb12,
-	.l2_code = l2_await_event,
-	.raise_event = inject_smi,
-};
-
 FIXTURE_VARIANT_ADD(vmexit_failure, host_cr3_bit_63) {
 	.cause = set_host_cr3_bit_63,
 	.l2_code = l2_vmmcall,
@@ -643,11 +633,7 @@ FIXTURE_VARIANT_ADD(vmexit_failure, host_pae_pdpte_bit_1) {
 
 FIXTURE_SETUP(vmexit_failure)
 {
-	static const u8 rsm[] = { 0x0f, 0xaa };
 	struct kvm_vm *vm;
-
-	if (variant->raise_event == inject_smi && !kvm_has_cap(KVM_CAP_X86_SMM))
-		SKIP(return, "KVM doesn't support SMM");
 
 	if (variant->raise_event == raise_triple_fault &&
 	    !kvm_has_cap(KVM_CAP_X86_TRIPLE_FAULT_EVENT))
@@ -660,8 +646,6 @@ FIXTURE_SETUP(vmexit_failure)
 	vm = vm_create_with_one_vcpu(&self->vcpu, l1_run_l2_to_vmexit_failure);
 	if (variant->raise_event == raise_triple_fault)
 		vm_enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
-	if (variant->raise_event == inject_smi)
-		setup_smram(vm, self->vcpu, SMRAM_GPA, rsm, sizeof(rsm));
 
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, VMCB12_GPA, VMCB12_SLOT, 1, 0);
 	virt_map(vm, VMCB12_GPA, VMCB12_GPA, 1);
@@ -689,7 +673,6 @@ static void test_vmexit_failure(struct kvm_vcpu *vcpu,
 				FIXTURE_VARIANT(vmexit_failure) const *variant, bool npt)
 {
 	bool has_vmcb12 = variant->cause != delete_vmcb12;
-	bool in_smm = variant->raise_event == inject_smi;
 	struct kvm_vm *vm = vcpu->vm;
 	struct kvm_regs regs;
 	struct vmcb *vmcb;
@@ -718,11 +701,6 @@ static void test_vmexit_failure(struct kvm_vcpu *vcpu,
 
 	/* The rest of the #VMEXIT has taken place. */
 	assert_no_event(vcpu);
-	if (in_smm) {
-		TEST_ASSERT(!(vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE),
-			    "vCPU still in guest mode");
-		return;
-	}
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
 	TEST_ASSERT(vcpu_get_msr(vcpu, MSR_EFER) & EFER_SVME, "L1 lost EFER.SVME");
 
