@@ -5,7 +5,7 @@ SIGNOFF ?=
 export SIGNOFF
 
 .DEFAULT_GOAL := help
-.PHONY: help run test report mutants series tree refresh module vm update clean
+.PHONY: help run test report mutants series tree gate refresh module vm upstream-tests update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
 	@tools/lab/run '$(TREE)'
@@ -15,6 +15,8 @@ report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/report
 mutants: ## TREE's mutants: which test kills each
 	@tools/lab/mutants '$(TREE)'
+gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
+	@tools/lab/gate '$(TREE)'
 series: ## TREE's series with cover letter, for git am (SIGNOFF=1 adds your sign-off)
 	@tools/lab/series '$(TREE)'
 tree: ## TREE's source as a git tree with the series on top, to work in
@@ -25,12 +27,15 @@ module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree or a mutant
 	@tools/lab/module '$(TREE)' '$(VARIANT)'
 vm: ## Boot TREE with VARIANT and PARAMS="vgif=0", run CMD with FILES="a b" in an emulated AMD host
 	@tools/lab/vm '$(TREE)' '$(VARIANT)' "$$PARAMS" "$$CMD" $(FILES)
+upstream-tests: ## The selftests that upstream has already, on TREE as shipped and patched
+	@tools/lab/upstream-tests '$(TREE)'
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache
 	rm -rf build
 help: ## This
 	@echo 'make TARGET [TREE=$(TREE)]; trees: $(notdir $(wildcard series/*))'; echo
-	@sed -n 's/^\([a-z]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t h; do \
-		printf '  %-9s %s\n' "$$t" "$$h"; done
-	@echo; echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache. tools/lab/vm returns the status of CMD itself.'
+	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t h; do \
+		printf '  %-15s %s\n' "$$t" "$$h"; done
+	@echo; echo 'BASE=dir uses that kernel source instead of Debian'\''s, with any of them; what is slow is built once.'
+	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache. tools/lab/vm returns the status of CMD itself.'
