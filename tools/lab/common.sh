@@ -93,10 +93,9 @@ produce() {
 
 # tree NAME: reads the description of that tree: SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK;
 # and where the base is another tree's kernel with mutants, KERNEL, that tree, and WITHOUT, the
-# mutants. Otherwise these are NAME and nothing. What the kernel as shipped is known to WARN
-# of in the tests is in WARNS, a regular expression.
+# mutants. Otherwise these are NAME and nothing.
 tree() {
-	KERNEL=${1:-} WITHOUT= WARNS=
+	KERNEL=${1:-} WITHOUT=
 	[ -n "$1" ] && [ -f "$lab/trees/$1" ] ||
 		die "no tree '$1'; there are: $(cd "$lab/trees" && echo *)"
 	. "$lab/trees/$1"

@@ -6,5 +6,3 @@ IMAGE=linux-image
 BUGS='B1a B1b B1c B1d B3 B5 F1 F2 H1 H3 H4 H6 H7 H8a H8b H9 U1 U29'
 OPEN='U5 U6'
 QUIRK='H8: KVM leaves it to the CPU here, and QEMU stores half of the exit code'
-# H4: an SMI in L2 whose VMCB is gone.
-WARNS='WARNING: .* kvm_check_and_inject_events'
