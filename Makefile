@@ -5,7 +5,7 @@ SIGNOFF ?=
 export SIGNOFF
 
 .DEFAULT_GOAL := help
-.PHONY: help run test report mutants series tree gate refresh module vm upstream-tests update clean
+.PHONY: help run test report mutants series tree gate refresh module vm applies upstream-tests update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
 	@tools/lab/run '$(TREE)'
@@ -27,6 +27,8 @@ module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree or a mutant
 	@tools/lab/module '$(TREE)' '$(VARIANT)'
 vm: ## Boot TREE with VARIANT and PARAMS="vgif=0", run CMD with FILES="a b" in an emulated AMD host
 	@tools/lab/vm '$(TREE)' '$(VARIANT)' "$$PARAMS" "$$CMD" $(FILES)
+applies: ## Which of TREE's patches apply to which of the versions that apt has
+	@tools/lab/applies '$(TREE)'
 upstream-tests: ## The selftests that upstream has already, on TREE as shipped and patched
 	@tools/lab/upstream-tests '$(TREE)'
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
