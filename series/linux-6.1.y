@@ -32,6 +32,7 @@ arch/x86/kvm/svm/linux-6.1.y/l2-vmmcall-ud.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-clears-svme-shutdown.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-restores-l1-cr4.patch
 arch/x86/kvm/svm/linux-6.1.y/leaving-l2-forgets-injection.patch
+arch/x86/kvm/svm/linux-6.1.y/free-nested-no-injection.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-clears-eventinj.patch
 arch/x86/kvm/svm/linux-6.1.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.1.y/rsm-checks-vmcb12.patch
