@@ -5,7 +5,8 @@ SIGNOFF ?=
 export SIGNOFF
 
 .DEFAULT_GOAL := help
-.PHONY: help run test report mutants series tree gate refresh module vm applies upstream-tests update clean
+.PHONY: help run test report mutants series tree gate refresh module vm applies upstream-tests \
+	host host-module host-try install-tests kernel update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
 	@tools/lab/run '$(TREE)'
@@ -31,6 +32,16 @@ applies: ## Which of TREE's patches apply to which of the versions that apt has
 	@tools/lab/applies '$(TREE)'
 upstream-tests: ## The selftests that upstream has already, on TREE as shipped and patched
 	@tools/lab/upstream-tests '$(TREE)'
+host: ## The selftests on this machine's own KVM as it runs; AMD only
+	@tools/lab/on-host
+host-module: ## kvm-amd.ko with the series that fits, for the running Debian kernel
+	@tools/lab/on-host module
+host-try: ## The selftests with that module, loaded with PARAMS; the shipped one is put back
+	@tools/lab/on-host try "$$PARAMS"
+install-tests: ## The selftests as a kselftest tarball, to run on another machine
+	@tools/lab/install-tests
+kernel: ## BASE, a git tree of Linux, with TREE's series on a branch of its own, built with your config
+	@tools/lab/kernel '$(TREE)'
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache
@@ -40,4 +51,5 @@ help: ## This
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t h; do \
 		printf '  %-15s %s\n' "$$t" "$$h"; done
 	@echo; echo 'BASE=dir uses that kernel source instead of Debian'\''s, with any of them; what is slow is built once.'
-	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache. tools/lab/vm returns the status of CMD itself.'
+	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache. tools/lab/vm returns the status of CMD itself;'
+	@echo 'tools/lab/on-host 0 (all is well), 1 (something is red), 2 (cannot be tested here), 3 (module not put back).'

@@ -91,14 +91,16 @@ produce() {
 	)
 }
 
-# tree NAME: reads the description of that tree: SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK;
+# tree NAME: reads the description of that tree: RELEASES SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK;
 # and where the base is another tree's kernel with mutants, KERNEL, that tree, and WITHOUT, the
-# mutants. Otherwise these are NAME and nothing.
+# mutants. Otherwise these are NAME and nothing. HOST_RELEASE and HOST_VERSION in the environment, what
+# uname says, ask for that kernel of Debian's instead of the newest.
 tree() {
 	KERNEL=${1:-} WITHOUT=
 	[ -n "$1" ] && [ -f "$lab/trees/$1" ] ||
 		die "no tree '$1'; there are: $(cd "$lab/trees" && echo *)"
 	. "$lab/trees/$1"
+	[ -z "${HOST_RELEASE:-}" ] || HEADERS=linux-headers-$HOST_RELEASE
 }
 
 # kvm_of MODULE DIR: copies the kvm.ko that belongs to the kvm-amd.ko MODULE to DIR, under a name
@@ -108,6 +110,16 @@ kvm_of() {
 	name=kvm-$(key "$kvm").ko
 	[ -e "$2/$name" ] || cp "$kvm" "$2/$name"
 	echo "$name"
+}
+
+# find_mirror: sets VERSION_CODENAME, this Debian release, and mirror, where this machine has it from.
+find_mirror() {
+	. /etc/os-release
+	mirror=$(APT_CONFIG= apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' \
+			'Created-By: Packages' |
+		 sed -n "s/^$VERSION_CODENAME main //p" | head -n 1)
+	[ -n "$mirror" ] ||
+		die "no Debian mirror in apt's configuration: add a deb line for $VERSION_CODENAME main"
 }
 
 # need PACKAGE...: installs the Debian packages that are not there yet, and says so.

@@ -1,4 +1,5 @@
 # What Debian 12 ships.
+RELEASES='6.1.*'
 SUITE=
 SOURCE=linux-source-6.1
 HEADERS='linux-headers-6.1.*-cloud-amd64'

@@ -1,4 +1,6 @@
 # What Debian 12 (backported, by apt as it is) and Debian 13 ship.
+# What uname -r says where the series fits.
+RELEASES='6.12.*'
 SUITE=
 SOURCE=linux-source-6.12
 HEADERS='linux-headers-6.12.*-cloud-amd64'
