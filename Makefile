@@ -6,7 +6,7 @@ export SIGNOFF
 
 .DEFAULT_GOAL := help
 .PHONY: help run test report mutants series tree gate refresh module vm applies upstream-tests \
-	host host-module host-try install-tests kernel update clean
+	host host-module host-try install-tests kernel bench update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
 	@tools/lab/run '$(TREE)'
@@ -42,6 +42,8 @@ install-tests: ## The selftests as a kselftest tarball, to run on another machin
 	@tools/lab/install-tests
 kernel: ## BASE, a git tree of Linux, with TREE's series on a branch of its own, built with your config
 	@tools/lab/kernel '$(TREE)'
+bench: ## What TREE's series costs, in instructions and bytes, against shipped
+	@tools/lab/bench '$(TREE)'
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache
