@@ -16,7 +16,7 @@ jobs=$(nproc)
 parameter_sets='default vgif=0 vls=0 npt=0'
 
 # What the lab runs on, as Debian packages.
-packages='qemu-system-x86 busybox-static cpio xz-utils git make gcc-12 libc6-dev libelf1
+packages='qemu-system-x86 busybox-static cpio lz4 xz-utils zstd git make gcc-12 libc6-dev libelf1
 	  libelf-dev libssl3 ccache util-linux procps'
 
 say() { printf '%s\n' "$*" >&2; }
@@ -70,6 +70,9 @@ check() {
 		sed 's/^/    /' "$scratch/out" | tail -n 40
 	fi
 }
+
+# use_ccache: what is compiled from here on is kept in the cache. A miss costs no preprocessor of its own.
+use_ccache() { export CCACHE_DIR="$cache/ccache" CCACHE_DEPEND=1; }
 
 # key FILE...: 16 hex digits that stand for the files' content, in this order.
 key() { cat "$@" | sha256sum | cut -c1-16; }
