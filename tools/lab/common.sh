@@ -15,9 +15,10 @@ jobs=$(nproc)
 # The sets of kvm_amd's parameters that everything has to hold with.
 parameter_sets='default vgif=0 vls=0 npt=0'
 
-# What the lab runs on, as Debian packages.
+# What the lab runs on, and "gate" besides, as Debian packages.
 packages='qemu-system-x86 busybox-static cpio lz4 xz-utils zstd git make gcc-12 libc6-dev libelf1
 	  libelf-dev libssl3 ccache util-linux procps'
+gate_packages='sparse perl flex bison bc clang-19 b4 python3-docutils'
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 2; }
@@ -59,16 +60,17 @@ step() {
 # counts in passed and failed. Needs a directory $scratch.
 passed=0 failed=0
 check() {
-	local text="$1" start="$(date +%s%N)"
+	local text="$1" start="$(date +%s%N)" out="$(mktemp -p "$scratch")"
 	shift
-	if "$@" >"$scratch/out" 2>&1; then
+	if "$@" >"$out" 2>&1; then
 		passed=$((passed + 1))
 		printf 'ok      %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
 	else
 		failed=$((failed + 1))
 		printf 'NOT ok  %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
-		sed 's/^/    /' "$scratch/out" | tail -n 40
+		sed 's/^/    /' "$out" | tail -n 40
 	fi
+	rm "$out"
 }
 
 # use_ccache: what is compiled from here on is kept in the cache. A miss costs no preprocessor of its own.
