@@ -36,7 +36,7 @@ step() {
 	local text="$1" start="$(date +%s%N)" log="$(mktemp)" ticker= rc=0
 	shift
 	if [ -t 2 ]; then
-		while :; do
+		while kill -0 $$ 2>/dev/null; do
 			printf '\r%6.1f s  %s ...' "$(seconds_since "$start")" "$text" >&2
 			sleep 0.3
 		done &

@@ -59,7 +59,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 }
 
 /*
- * In the lab's guests, a program keeps a VM from its start to its end. With the first VM and the
+ * With $LAB_KEEP_VM, a program keeps a VM from its start to its end. With the first VM and the
  * last one of a host, and the first vCPU whose APIC is disabled, KVM patches the kernel's text,
  * which is a tenth of a test's time on an emulated CPU.
  */
@@ -67,7 +67,7 @@ __attribute__((constructor)) static void keep_vm(void)
 {
 	int kvm, vm;
 
-	if (!getenv("LAB_TIMEOUT"))
+	if (!getenv("LAB_KEEP_VM"))
 		return;
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	vm = __real_ioctl(kvm, KVM_CREATE_VM, 0);
