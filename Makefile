@@ -1,37 +1,51 @@
 # SPDX-License-Identifier: GPL-2.0-only
 TREE ?= linux-6.12.y
 VARIANT ?= patched
-SIGNOFF ?=
-export SIGNOFF
+
+# What may be said after the target, and of what is not for all of them, with which.
+variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF
+CONFIG_for := kernel
+VARIANT_for := module vm
+PARAMS_for := run vm host-try
+CMD_for := vm
+FILES_for := vm
+SIGNOFF_for := series
+given := $(foreach v,$(.VARIABLES),$(if $(findstring command,$(origin $v)),$v))
+$(foreach v,$(filter-out $(variables),$(given)),$(error no variable '$v'; there are: $(variables)))
+$(foreach v,$(given),$(if $($v_for),$(if $(filter $($v_for),$(MAKECMDGOALS)),,$(error $v is for: make $($v_for)))))
+
+# As they were typed, $$ and quotes and all: scripts get them in the environment.
+$(foreach v,$(variables),$(if $(filter undefined,$(origin $v)),,$(eval override $v := $$(value $v))))
+export $(variables)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test report mutants series tree gate refresh module vm applies upstream-tests \
 	host host-module host-try install-tests kernel bench update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
-	@tools/lab/run '$(TREE)'
+	@tools/lab/run "$$TREE" $${PARAMS:+"$$PARAMS"}
 test: ## Everything that must hold; ends "N passed, N failed, N skipped"
 	@tools/lab/test
 report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/report
 mutants: ## TREE's mutants: which test kills each
-	@tools/lab/mutants '$(TREE)'
+	@tools/lab/mutants "$$TREE"
 gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
-	@tools/lab/gate '$(TREE)'
+	@tools/lab/gate "$$TREE"
 series: ## TREE's series with cover letter, for git am (SIGNOFF=1 adds your sign-off)
-	@tools/lab/series '$(TREE)'
+	@tools/lab/series "$$TREE"
 tree: ## TREE's source as a git tree with the series on top, to work in
-	@tools/lab/tree '$(TREE)'
+	@tools/lab/tree "$$TREE"
 refresh: ## The way back: what is committed in that git tree, as patches and files here
-	@tools/lab/tree --refresh '$(TREE)'
+	@tools/lab/tree --refresh "$$TREE"
 module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree or a mutant
-	@tools/lab/module '$(TREE)' '$(VARIANT)'
+	@tools/lab/module "$$TREE" "$$VARIANT"
 vm: ## Boot TREE with VARIANT and PARAMS="vgif=0", run CMD with FILES="a b" in an emulated AMD host
-	@tools/lab/vm '$(TREE)' '$(VARIANT)' "$$PARAMS" "$$CMD" $(FILES)
+	@tools/lab/vm "$$TREE" "$$VARIANT" "$$PARAMS" "$$CMD" $$FILES
 applies: ## Which of TREE's patches apply to which of the versions that apt has
-	@tools/lab/applies '$(TREE)'
+	@tools/lab/applies "$$TREE"
 upstream-tests: ## The selftests that upstream has already, on TREE as shipped and patched
-	@tools/lab/upstream-tests '$(TREE)'
+	@tools/lab/upstream-tests "$$TREE"
 host: ## The selftests on this machine's own KVM as it runs; AMD only
 	@tools/lab/on-host
 host-module: ## kvm-amd.ko with the series that fits, for the running Debian kernel
@@ -41,17 +55,19 @@ host-try: ## The selftests with that module, loaded with PARAMS; the shipped one
 install-tests: ## The selftests as a kselftest tarball, to run on another machine
 	@tools/lab/install-tests
 kernel: ## BASE, a git tree of Linux, with TREE's series on a branch of its own, built with your config
-	@tools/lab/kernel '$(TREE)'
+	@tools/lab/kernel "$$TREE"
 bench: ## What TREE's series costs, in instructions and bytes, against shipped
-	@tools/lab/bench '$(TREE)'
+	@tools/lab/bench "$$TREE"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache
 	rm -rf build
 help: ## This
-	@echo 'make TARGET [TREE=$(TREE)]; trees: $(notdir $(wildcard series/*))'; echo
+	@echo 'make TARGET [TREE=linux-6.12.y]; trees: $(notdir $(wildcard series/*))'; echo
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t h; do \
 		printf '  %-15s %s\n' "$$t" "$$h"; done
 	@echo; echo 'BASE=dir uses that kernel source instead of Debian'\''s, with any of them; what is slow is built once.'
-	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache. tools/lab/vm returns the status of CMD itself;'
-	@echo 'tools/lab/on-host 0 (all is well), 1 (something is red), 2 (cannot be tested here), 3 (module not put back).'
+	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache; FRESH=1 runs again what has not changed, too.'
+	@echo 'Exit status: 0 all is as it should be; 1 something is red, or has no verdict; 2 that could not be'
+	@echo 'found out. make itself passes each of the latter on as 2; tools/lab/TARGET (on-host for host) does'
+	@echo 'not, tools/lab/vm returns that of CMD, and host-try 3 if it could not put the shipped module back.'

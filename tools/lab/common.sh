@@ -20,6 +20,13 @@ packages='qemu-system-x86 busybox-static cpio lz4 xz-utils zstd git make gcc-12 
 	  libelf-dev libssl3 ccache util-linux procps'
 gate_packages='sparse perl flex bison bc clang-19 b4 python3-docutils'
 
+# --help: the comment that a script begins with.
+case ${1:-} in
+-h | --help) sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
+esac
+# What was said to the make that called is not for those that are called from here.
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 2; }
 
@@ -44,7 +51,7 @@ step() {
 	else
 		printf '          %s ...\n' "$text" >&2
 	fi
-	"$@" >"$log" 2>&1 || rc=$?
+	"$@" >/dev/null 2>"$log" || rc=$?
 	[ -z "$ticker" ] || { kill "$ticker"; printf '\r\033[K' >&2; }
 	if [ $rc = 0 ]; then
 		printf '%6.1f s  %s\n' "$(seconds_since "$start")" "$text" >&2
@@ -71,6 +78,16 @@ check() {
 		sed 's/^/    /' "$out" | tail -n 40
 	fi
 	rm "$out"
+}
+
+# says STATUS PATTERN COMMAND...: for "check": COMMAND exits with STATUS and prints what matches PATTERN.
+says() {
+	local status=$1 pattern="$2" rc=0
+	shift 2
+	"$@" >"$scratch/says" 2>&1 || rc=$?
+	cat "$scratch/says"
+	echo "exit status $rc, wanted $status and /$pattern/"
+	[ $rc = "$status" ] && grep -qE -- "$pattern" "$scratch/says"
 }
 
 # use_ccache: what is compiled from here on is kept in the cache. A miss costs no preprocessor of its own.
@@ -102,9 +119,13 @@ produce() {
 # uname says, ask for that kernel of Debian's instead of the newest.
 tree() {
 	KERNEL=${1:-} WITHOUT=
-	[ -n "$1" ] && [ -f "$lab/trees/$1" ] ||
-		die "no tree '$1'; there are: $(cd "$lab/trees" && echo *)"
+	case /$KERNEL in
+	*[!a-z0-9/.-]* | */.* | /) KERNEL= ;;
+	esac
+	[ -n "$KERNEL" ] && [ -f "$lab/trees/$1" ] ||
+		die "no tree '${1:-}'; there are: $(cd "$lab/trees" && echo *)"
 	. "$lab/trees/$1"
+	[ -z "${BASE:-}" ] || [ -f "$BASE/arch/x86/kvm/svm/svm.c" ] || die "BASE=$BASE is no Linux source"
 	[ -z "${HOST_RELEASE:-}" ] || HEADERS=linux-headers-$HOST_RELEASE
 }
 
@@ -115,6 +136,22 @@ kvm_of() {
 	name=kvm-$(key "$kvm").ko
 	[ -e "$2/$name" ] || cp "$kvm" "$2/$name"
 	echo "$name"
+}
+
+# known_parameters MODULE NAME=VALUE...: MODULE, a kvm-amd.ko, has these parameters.
+known_parameters() {
+	local module="$1" p known
+	known=$(tr '\0' '\n' <"$module" | sed -n 's/^parmtype=\([a-z0-9_]*\):.*/\1/p')
+	[ -n "$known" ] || return 0
+	shift
+	for p in "$@"; do
+		case $p in
+		*?=?*) ;;
+		*) die "'$p' is no parameter: PARAMS=\"NAME=VALUE ...\"" ;;
+		esac
+		printf '%s\n' "$known" | grep -qxF "${p%%=*}" ||
+			die "kvm_amd has no parameter '${p%%=*}' here; it has:" $known
+	done
 }
 
 # find_mirror: sets VERSION_CODENAME, this Debian release, and mirror, where this machine has it from.
