@@ -9,15 +9,25 @@ umask 022
 top=$(cd "$(dirname "$0")/../.." && pwd)
 lab=$top/tools/lab
 build=$top/build
-cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-svm-lab}
+
+# Which Debian this is: 12, 13, 99 for one without a number (testing), 0 for anything else. Its compiler is that
+# of its kernels; headers of a later Debian's are made to fit by "fetch". What is downloaded or made on one does not
+# do for another.
+debian=$(. /etc/os-release 2>/dev/null && [ "$ID" = debian ] && echo "${VERSION_ID:-99}") || debian=0
+case $debian in
+12) gcc=gcc-12 ;;
+*)  gcc=gcc-14 ;;
+esac
+cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-svm-lab}/$debian
 newest=kvm-x86
 jobs=$(nproc)
 # The sets of kvm_amd's parameters that everything has to hold with.
 parameter_sets='default vgif=0 vls=0 npt=0'
 
-# What the lab runs on, and "gate" besides, as Debian packages.
-packages='qemu-system-x86 busybox-static cpio lz4 xz-utils zstd git make gcc-12 libc6-dev libelf1
-	  libelf-dev libssl3 ccache util-linux procps'
+# What the lab runs on, and "gate" besides, as Debian packages, under names that all releases have: no libraries
+# but by what depends on them. "fresh-machine" shows that none is missing.
+packages="qemu-system-x86 busybox-static cpio lz4 xz-utils zstd git make patch $gcc libc6-dev libelf-dev uuid-dev
+	  ccache util-linux procps"
 gate_packages='sparse perl flex bison bc clang-19 b4 python3-docutils'
 
 # --help: the comment that a script begins with.
@@ -93,8 +103,8 @@ says() {
 # use_ccache: what is compiled from here on is kept in the cache. A miss costs no preprocessor of its own.
 use_ccache() { export CCACHE_DIR="$cache/ccache" CCACHE_DEPEND=1; }
 
-# key FILE...: 16 hex digits that stand for the files' content, in this order.
-key() { cat "$@" | sha256sum | cut -c1-16; }
+# key FILE...: 16 hex digits that stand for the files' content, in this order, and for this Debian.
+key() { { cat "$@" && echo "$debian"; } | sha256sum | cut -c1-16; }
 
 # produce DIR FUNCTION ARG...: unless DIR is there, runs "FUNCTION ARG... SCRATCH" and
 # renames SCRATCH to DIR. If that fails or is interrupted there is no DIR; of two runs
@@ -154,32 +164,57 @@ known_parameters() {
 	done
 }
 
-# find_mirror: sets VERSION_CODENAME, this Debian release, and mirror, where this machine has it from.
+# find_mirror: sets VERSION_CODENAME, this Debian release, mirror, where this machine has it from, and sources,
+# lines for apt with it and what belongs to it.
 find_mirror() {
-	. /etc/os-release
-	mirror=$(APT_CONFIG= apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' \
-			'Created-By: Packages' |
-		 sed -n "s/^$VERSION_CODENAME main //p" | head -n 1)
+	local list keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+	VERSION_CODENAME=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	list=$(targets '$(ORIGIN) $(CODENAME)')
+	# Where apt's lists are gone, as in images, it knows no more than its configuration.
+	[ -n "$list" ] || list=$(targets 'Debian $(RELEASE)' --no-release-info)
+	sources=$(printf '%s\n' "$list" | sort -u |
+		  sed -n "s,^Debian \($VERSION_CODENAME[a-z-]*\) main \(.*\),deb [signed-by=$keyring] \2 \1 main,p")
+	mirror=$(printf '%s\n' "$sources" | sed -n "s/.*] \(.*\) $VERSION_CODENAME main/\1/p" | head -n 1)
 	[ -n "$mirror" ] ||
 		die "no Debian mirror in apt's configuration: add a deb line for $VERSION_CODENAME main"
 }
+targets() {
+	APT_CONFIG= apt-get indextargets ${2:-} --format "$1"' $(COMPONENT) $(REPO_URI)' 'Created-By: Packages'
+}
 
-# need PACKAGE...: installs the Debian packages that are not there yet, and says so.
+# need PACKAGE...: installs the Debian packages that are not there yet, and says so. One at a time, as apt
+# does not take two; the next finds it done.
 need() {
-	local missing= sudo= have="" p
-	command -v apt-get >/dev/null ||
-		die "no apt-get: this needs Debian 12 or later, or a container of it"
+	[ "$debian" -ge 12 ] || die "this needs Debian 12 or 13; here: $container"
+	[ -n "$(missing "$@")" ] || return 0
+	mkdir -p "$cache"
+	(
+		flock 9
+		install_ "$(missing "$@")" 9>&-
+	) 9>"$cache/install.lock"
+}
+container="podman run --rm -it --security-opt label=disable -v \"\$PWD\":/src -w /src docker.io/library/debian:13 \
+sh -c 'apt-get update && apt-get install -y make && make run'"
+
+# missing PACKAGE...: prints those that are not installed.
+missing() {
+	local have="" p
 	have=$(dpkg-query -W -f '${Package} ${Status}\n' "$@" 2>/dev/null | sed -n 's/ .* installed$//p') || :
 	for p in "$@"; do
-		printf '%s\n' "$have" | grep -qxF "$p" || missing="$missing $p"
+		printf '%s\n' "$have" | grep -qxF "$p" || printf ' %s' "$p"
 	done
-	[ -n "$missing" ] || return 0
+}
+
+# For need. What apt says when it does not know a package yet is of no interest.
+install_() {
+	local sudo= get="apt-get -o DPkg::Lock::Timeout=600 -q"
+	[ -n "$1" ] || return 0
 	if [ "$(id -u)" != 0 ]; then
-		command -v sudo >/dev/null || die "as root: apt-get install$missing"
+		command -v sudo >/dev/null || die "as root: apt-get install$1"
 		sudo=sudo
 	fi
-	step "apt-get install$missing" $sudo sh -c \
+	step "apt-get install$1" $sudo sh -c \
 		"export DEBIAN_FRONTEND=noninteractive
-		 apt-get install -qy --no-install-recommends$missing ||
-		 { apt-get update -q && apt-get install -qy --no-install-recommends$missing; }"
+		 $get install -y --no-install-recommends$1 >/dev/null 2>&1 ||
+		 { $get update && $get install -y --no-install-recommends$1; }"
 }
