@@ -19,13 +19,15 @@ $(foreach v,$(variables),$(if $(filter undefined,$(origin $v)),,$(eval override 
 export $(variables)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test report mutants series tree gate refresh module vm applies upstream-tests \
+.PHONY: help run test fresh-machine report mutants series tree gate refresh module vm applies upstream-tests \
 	host host-module host-try install-tests kernel bench update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
 	@tools/lab/run "$$TREE" $${PARAMS:+"$$PARAMS"}
 test: ## Everything that must hold; ends "N passed, N failed, N skipped"
 	@tools/lab/test
+fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants root
+	@tools/lab/fresh-machine
 report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/report
 mutants: ## TREE's mutants: which test kills each
