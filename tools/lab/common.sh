@@ -13,7 +13,7 @@ build=$top/build
 # Which Debian this is: 12, 13, 99 for one without a number (testing), 0 for anything else. Its compiler is that
 # of its kernels; headers of a later Debian's are made to fit by "fetch". What is downloaded or made on one does not
 # do for another.
-debian=$(. /etc/os-release 2>/dev/null && [ "$ID" = debian ] && echo "${VERSION_ID:-99}") || debian=0
+debian=$(. /etc/os-release 2>/dev/null && [ "${ID:-}" = debian ] && echo "${VERSION_ID:-99}") || debian=0
 case $debian in
 12) gcc=gcc-12 ;;
 *)  gcc=gcc-14 ;;
