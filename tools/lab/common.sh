@@ -182,6 +182,10 @@ targets() {
 	APT_CONFIG= apt-get indextargets ${2:-} --format "$1"' $(COMPONENT) $(REPO_URI)' 'Created-By: Packages'
 }
 
+# What does it on any other system; label=disable is for SELinux, as on Fedora.
+container="podman run --rm -it --security-opt label=disable -v \"\$PWD\":/src -w /src docker.io/library/debian:13 \
+sh -c 'apt-get update && apt-get install -y make && make run'"
+
 # need PACKAGE...: installs the Debian packages that are not there yet, and says so. One at a time, as apt
 # does not take two; the next finds it done.
 need() {
@@ -193,8 +197,6 @@ need() {
 		install_ "$(missing "$@")" 9>&-
 	) 9>"$cache/install.lock"
 }
-container="podman run --rm -it --security-opt label=disable -v \"\$PWD\":/src -w /src docker.io/library/debian:13 \
-sh -c 'apt-get update && apt-get install -y make && make run'"
 
 # missing PACKAGE...: prints those that are not installed.
 missing() {
