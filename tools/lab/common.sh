@@ -209,7 +209,7 @@ missing() {
 
 # For need. What apt says when it does not know a package yet is of no interest.
 install_() {
-	local sudo= get="apt-get -o DPkg::Lock::Timeout=600 -q"
+	local sudo= get="apt-get -o DPkg::Lock::Timeout=600 -qq"
 	[ -n "$1" ] || return 0
 	if [ "$(id -u)" != 0 ]; then
 		command -v sudo >/dev/null || die "as root: apt-get install$1"
@@ -218,5 +218,6 @@ install_() {
 	step "apt-get install$1" $sudo sh -c \
 		"export DEBIAN_FRONTEND=noninteractive
 		 $get install -y --no-install-recommends$1 >/dev/null 2>&1 ||
-		 { $get update && $get install -y --no-install-recommends$1; }"
+		 { $get update && $get install -y --no-install-recommends$1; } ||
+		 { echo 'apt-get install failed: is there a network? Apt says why above'; exit 1; }"
 }
