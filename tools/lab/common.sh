@@ -24,6 +24,14 @@ jobs=$(nproc)
 # The sets of kvm_amd's parameters that everything has to hold with.
 parameter_sets='default vgif=0 vls=0 npt=0'
 
+# What KVM and its selftests are made of: no patch is about more. And its headers (patterns, for set -f where they
+# are not to be expanded), with which modules are built, as the tree has them; the rest of the kernel
+# has been built with the shipped ones.
+kvm_parts='COPYING MAINTAINERS Documentation/virt/kvm arch/x86/kvm tools/testing/selftests/kvm virt/kvm'
+kvm_headers='arch/x86/include/asm/kvm[-_]* arch/x86/include/asm/svm.h arch/x86/include/asm/vmx.h
+	arch/x86/include/uapi/asm/kvm[_.]* arch/x86/include/uapi/asm/svm.h arch/x86/include/uapi/asm/vmx.h
+	include/kvm/iodev.h include/linux/kvm_* include/trace/events/kvm.h include/uapi/linux/kvm[_.]*'
+
 # What the lab runs on, and "gate" besides, as Debian packages, under names that all releases have: no libraries
 # but by what depends on them. "fresh-machine" shows that none is missing.
 packages="qemu-system-x86 busybox-static cpio lz4 xz-utils zstd git make patch $gcc libc6-dev libelf-dev uuid-dev
