@@ -44,7 +44,7 @@ module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree or a mutant
 	@tools/lab/module "$$TREE" "$$VARIANT"
 vm: ## Boot TREE with VARIANT and PARAMS="vgif=0", run CMD with FILES="a b" in an emulated AMD host
 	@tools/lab/vm "$$TREE" "$$VARIANT" "$$PARAMS" "$$CMD" $$FILES
-applies: ## Which of TREE's patches apply to which of the versions that apt has
+applies: ## Which of TREE's patches apply to which of the versions that apt has, and build there
 	@tools/lab/applies "$$TREE"
 upstream-tests: ## The selftests that upstream has already, on TREE as shipped and patched
 	@tools/lab/upstream-tests "$$TREE"
