@@ -205,7 +205,7 @@ targets() {
 }
 
 # What does it on any other system; label=disable is for SELinux, as on Fedora.
-container="podman run --rm -it --security-opt label=disable -v \"\$PWD\":/src -w /src docker.io/library/debian:13 \
+container="podman run --rm -it --security-opt label=disable -v \"\$PWD\":/src -w /src debian:13 \
 sh -c 'apt-get update && apt-get install -y make && make run'"
 
 # need PACKAGE...: installs the Debian packages that are not there yet, and says so. One at a time, as apt
