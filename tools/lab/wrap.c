@@ -78,9 +78,17 @@ void *__wrap_memset(void *s, int c, size_t count)
 }
 
 /*
- * With $LAB_LIST, a program finds SVM on any machine, also without /dev/kvm, so that "-l" lists its
- * tests there.
+ * With $LAB_LIST, a program finds SVM on any machine, and runs before the library looks for KVM, so that "-l"
+ * lists its tests anywhere. Tests are known by then: their constructors have a lower number.
  */
+int main(int argc, char **argv);
+
+__attribute__((constructor(60000))) static void list_tests(int argc, char **argv)
+{
+	if (getenv("LAB_LIST"))
+		exit(main(argc, argv));
+}
+
 struct kvm_cpuid2 *__wrap_kvm_get_supported_cpuid(void)
 {
 	static struct {
