@@ -96,8 +96,8 @@ step() {
 }
 
 # check TEXT COMMAND...: prints TEXT and whether COMMAND succeeds, with what it says if it does not;
-# counts in passed and failed. Needs a directory $scratch.
-passed=0 failed=0
+# counts in passed and failed, and names it in $red. Needs a directory $scratch.
+passed=0 failed=0 red=
 check() {
 	local text="$1" start="$(date +%s%N)" out="$(mktemp -p "$scratch")"
 	shift
@@ -106,6 +106,8 @@ check() {
 		printf 'ok      %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
 	else
 		failed=$((failed + 1))
+		red="$red
+NOT ok  $text"
 		printf 'NOT ok  %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
 		sed 's/^/    /' "$out" | tail -n 40
 	fi
