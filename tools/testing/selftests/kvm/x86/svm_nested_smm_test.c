@@ -162,6 +162,7 @@ BAD_RSM(l1_cr0_pg_clear, l1->cr0 &= ~X86_CR0_PG);
 BAD_RSM(l1_cr4_pae_clear, l1->cr4 &= ~X86_CR4_PAE);
 BAD_RSM(l1_cr4_bit_63, l1->cr4 |= BIT_ULL(63));
 BAD_RSM(l1_efer_lma_without_lme, l1->efer &= ~EFER_LME);
+BAD_RSM(l1_efer_svme_clear, l1->efer &= ~EFER_SVME);
 BAD_RSM(l1_efer_bit_63, l1->efer |= BIT_ULL(63));
 BAD_RSM(l1_rflags_vm, l1->rflags |= X86_EFLAGS_VM);
 
