@@ -79,6 +79,9 @@ static struct svm_test_data *setup_l1(struct kvm_vcpu *vcpu)
 
 	svm = vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
+
+	/* L1 doesn't initialize the host save area: only what KVM saves counts. */
+	memset(svm->save_area_hva, 0xff, getpagesize());
 	setup_smram(vcpu->vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
 	return svm;
 }
