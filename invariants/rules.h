@@ -69,8 +69,8 @@ static void rules_cpu(struct vcpu_svm *svm)
 		cr0 &= ~(X86_CR0_CD | X86_CR0_NW);
 	cr4 |= cr4_read_shadow() & X86_CR4_MCE;
 
-	/* TS and MP change without an exit, after which KVM may not have read them. */
-	svm_rule("cpu-cr0", !((save->cr0 ^ cr0) & ~(X86_CR0_TS | X86_CR0_MP)),
+	/* TS and MP change without an exit, after which KVM may not have read them; ET is 1 for the CPU. */
+	svm_rule("cpu-cr0", !((save->cr0 ^ cr0) & ~(X86_CR0_TS | X86_CR0_MP | X86_CR0_ET)),
 		 "%llx, by KVM's CR0 it is %llx", save->cr0, cr0);
 	svm_rule("cpu-cr4", save->cr4 == cr4, "%llx, by KVM's CR4 it is %llx", save->cr4, cr4);
 
