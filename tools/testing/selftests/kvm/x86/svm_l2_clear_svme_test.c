@@ -691,6 +691,8 @@ TEST_F(l2, userspace_clears_svme_and_memory_stays_read_only)
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, READ_ONLY_GPA, READ_ONLY_SLOT, 1,
 				    KVM_MEM_READONLY);
 	virt_map(vm, READ_ONLY_GPA, READ_ONLY_GPA, 1);
+	/* A page of its own, lest a write that goes through hits the host's zero page. */
+	WRITE_ONCE(*(u64 *)addr_gpa2hva(vm, READ_ONLY_GPA), 2);
 
 	run_to_l2(vcpu);
 	vcpu_set_msr(vcpu, MSR_EFER, vcpu_get_msr(vcpu, MSR_EFER) & ~EFER_SVME);
