@@ -9,30 +9,50 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2. EVENTINJ outlives a #VMEXIT.
 #
-# Patches 1 to 5 are about more than the guest that does it to itself:
+# Patches 1 to 10, and 20 to 22, are about more than the guest that does it to
+# itself. Who can reach it, what it costs, and where else it is fixed:
 #
-#   1      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
-#          Upstream cdc69269b18a (7.1).
-#   2      A guest, by INIT and SIPI to a vCPU in an unpaged L2, hangs it. Who
-#          has /dev/kvm gets the vCPU to run on page tables that KVM has freed
-#          or, with npt=0, to write to read-only memory. Nowhere fixed as of
-#          7.3; to be sent to security@kernel.org before it is posted.
-#   3 to 5 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
-#          access to host memory by way of VMLOAD and VMSAVE; found by reading
-#          and never tried. Patch 5 is for kvm.ko.
+#   1      A guest: KVM walks four levels of page tables in arrays on the stack
+#          with room for two. CVE-2026-99343, CVE-2026-99345, upstream
+#          1c4c84a643b7. Without upstream's 115f9405a2ed, which bugs the VM if
+#          KVM is about to do so: nothing gets there any more.
+#   2      A guest whose L2 uses PAE paging, with npt=0: BUG() in the host. Who
+#          has /dev/kvm: NULL dereference in the host. Nowhere as of 7.3.4; to
+#          be sent to security@kernel.org before anything is posted in public.
+#   3      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
+#          Upstream cdc69269b18a (7.1), in part.
+#   4 to 6 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
+#          hangs. Who has /dev/kvm: page tables that KVM has freed, a TLB flush
+#          that is not done, the host's XCR0 in the guest, a WARN. Nowhere as of
+#          7.3.4; to be sent to security@kernel.org before anything is posted
+#          in public.
+#   7      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
+#          sent to security@kernel.org before anything is posted in public.
+#   8 to 10 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
+#          access to host memory by way of VMLOAD and VMSAVE. Patch 10 is for
+#          kvm.ko, as is 2.
+#   20, 21 A guest with SMM: WARN in the host, L2's state taken for L1's.
+#          Upstream be5fa8737d42 for 20, nowhere as of 7.3.4 for 21.
+#   22     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
+#          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
 #
-# "Forget L1's injections into L2 whenever L2 is left" repairs the backport of
+# "Forget L1's injections into L2 on #VMEXIT" repairs the backport of
 # 8998e1d012f3, whose lines ended up in another function.
 #
-# KVM_SET_SREGS goes on accepting EFER.SVME without SVM in CPUID. Upstream
-# refuses what CPUID does not allow, but so would be VMMs that set special
-# registers before, or without, KVM_SET_CPUID2, e.g. with EFER.LME.
+# Left out is upstream's 184bd464bdb6, by which KVM_SET_SREGS refuses an EFER
+# that CPUID doesn't allow: it breaks userspace that sets EFER before CPUID, and
+# has done so.
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0 and npt=0; not on hardware.
 base 6.1.192-2
+arch/x86/kvm/svm/linux-6.1.y/lma-without-lme-ignored.patch
+arch/x86/kvm/linux-6.1.y/no-64-bit-roots-for-pae-paging.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-clears-svme-shutdown.patch
-arch/x86/kvm/svm/linux-6.1.y/forced-leave-loads-root.patch
+arch/x86/kvm/svm/linux-6.1.y/forced-leave-keeps-vcpus-state.patch
+arch/x86/kvm/svm/linux-6.1.y/forced-leave-forgets-events.patch
+arch/x86/kvm/svm/linux-6.1.y/forced-leave-restores-tsc.patch
+arch/x86/kvm/svm/linux-6.1.y/no-l2-with-illegal-cr3.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.1.y/init-vmcb-owns-vls.patch
 arch/x86/kvm/linux-6.1.y/cpuid-change-in-l2-refused.patch
@@ -42,8 +62,10 @@ arch/x86/kvm/svm/linux-6.1.y/recalc-intercepts-on-svme.patch
 arch/x86/kvm/svm/linux-6.1.y/gif-set-keeps-stgi-intercept.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-vmmcall-ud.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-restores-l1-cr4.patch
-arch/x86/kvm/svm/linux-6.1.y/leaving-l2-forgets-injection.patch
+arch/x86/kvm/svm/linux-6.1.y/vmexit-forgets-injection.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-clears-eventinj.patch
 arch/x86/kvm/svm/linux-6.1.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.1.y/rsm-checks-vmcb12.patch
+arch/x86/kvm/svm/linux-6.1.y/rsm-checks-l1s-state.patch
+arch/x86/kvm/svm/linux-6.1.y/smi-in-l2-saves-l1s-registers.patch
 arch/x86/kvm/svm/linux-6.1.y/eventinj-checked.patch

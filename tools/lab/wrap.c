@@ -12,6 +12,7 @@
 #include <linux/kvm.h>
 
 struct kvm_cpuid2 *__real_kvm_get_supported_cpuid(void);
+unsigned int __real_kvm_check_cap(long cap);
 int __real_poll(struct pollfd *fds, nfds_t nfds, int timeout);
 int __real_ioctl(int fd, unsigned long request, ...);
 
@@ -78,7 +79,7 @@ void *__wrap_memset(void *s, int c, size_t count)
 }
 
 /*
- * With $LAB_LIST, a program finds SVM on any machine, and runs before the library looks for KVM, so that "-l"
+ * With $LAB_LIST, a program finds SVM and what KVM can do on any machine, and runs before the library looks for KVM, so that "-l"
  * lists its tests anywhere. Tests are known by then: their constructors have a lower number.
  */
 int main(int argc, char **argv);
@@ -97,6 +98,11 @@ struct kvm_cpuid2 *__wrap_kvm_get_supported_cpuid(void)
 	} cpuid = { { .nent = 1 }, { .function = 0x80000001, .ecx = -1u } };
 
 	return getenv("LAB_LIST") ? &cpuid.head : __real_kvm_get_supported_cpuid();
+}
+
+unsigned int __wrap_kvm_check_cap(long cap)
+{
+	return getenv("LAB_LIST") ? 1 : __real_kvm_check_cap(cap);
 }
 
 /*
