@@ -11,8 +11,11 @@
 #include "apic.h"
 #include "svm_util.h"
 
-/* A page that is not mapped, for code that runs without paging, in L2 or at a SIPI. */
-#define LOW_MEMORY_GPA		0x10000
+/*
+ * A page that is not mapped, for code that runs without paging, in L2 or at a
+ * SIPI, which takes it to be below 1 MiB.  The library leaves this one alone.
+ */
+#define LOW_MEMORY_GPA		0x1000
 #define L2_OFFSET		0x100
 #define CLEAR_SVME_OFFSET	0x200
 
@@ -187,6 +190,7 @@ static void l2_vm_create(struct l2_vm *l2, bool npt, bool unpaged)
 	l2_gva = vm_alloc_page(vm);
 	write_l2_page(addr_gva2hva(vm, l2_gva));
 	l2->low_gpa = vm_phy_page_alloc(vm, LOW_MEMORY_GPA, 0);
+	TEST_ASSERT_EQ(l2->low_gpa, LOW_MEMORY_GPA);
 	write_l2_page(addr_gpa2hva(vm, l2->low_gpa));
 
 	nx_data = (u64 *)vm_alloc_page(vm);
