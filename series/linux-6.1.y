@@ -44,7 +44,7 @@
 # has done so.
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
-# vls=0 and npt=0; not on hardware.
+# vls=0, npt=0 and nested=0; not on hardware.
 base 6.1.192-2
 arch/x86/kvm/svm/linux-6.1.y/lma-without-lme-ignored.patch
 arch/x86/kvm/linux-6.1.y/no-64-bit-roots-for-pae-paging.patch

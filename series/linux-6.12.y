@@ -37,7 +37,7 @@
 # EFER.LME=0 makes the host WARN, and the VM is dead (CVE-2026-99345).
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
-# vls=0 and npt=0; not on hardware.
+# vls=0, npt=0 and nested=0; not on hardware.
 base 6.12.117-1~deb12u1
 arch/x86/kvm/linux-6.12.y/no-64-bit-roots-for-pae-paging.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-clears-svme-shutdown.patch

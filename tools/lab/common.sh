@@ -22,7 +22,7 @@ cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvm-svm-lab}/$debian
 newest=kvm-x86
 jobs=$(nproc)
 # The sets of kvm_amd's parameters that everything has to hold with.
-parameter_sets='default vgif=0 vls=0 npt=0'
+parameter_sets='default vgif=0 vls=0 npt=0 nested=0'
 
 # What KVM and its selftests are made of: no patch is about more. And its headers (patterns, for set -f where they
 # are not to be expanded), with which modules are built, as the tree has them; the rest of the kernel

@@ -225,41 +225,64 @@ FIXTURE_VARIANT(svm_insn) {
 	void (*guest_insn)(struct svm_test_data *svm);
 };
 
-FIXTURE_VARIANT_ADD(svm_insn, vmrun) {
-	.guest_insn = guest_vmrun,
-};
+#define INSN_VARIANT_ADD(fixture, insn)						\
+	FIXTURE_VARIANT_ADD(fixture, insn) { .guest_insn = guest_##insn }
 
-FIXTURE_VARIANT_ADD(svm_insn, vmload) {
-	.guest_insn = guest_vmload,
-};
+INSN_VARIANT_ADD(svm_insn, vmrun);
+INSN_VARIANT_ADD(svm_insn, vmload);
+INSN_VARIANT_ADD(svm_insn, vmsave);
+INSN_VARIANT_ADD(svm_insn, stgi);
+INSN_VARIANT_ADD(svm_insn, clgi);
+INSN_VARIANT_ADD(svm_insn, invlpga);
 
-FIXTURE_VARIANT_ADD(svm_insn, vmsave) {
-	.guest_insn = guest_vmsave,
-};
-
-FIXTURE_VARIANT_ADD(svm_insn, stgi) {
-	.guest_insn = guest_stgi,
-};
-
-FIXTURE_VARIANT_ADD(svm_insn, clgi) {
-	.guest_insn = guest_clgi,
-};
-
-FIXTURE_VARIANT_ADD(svm_insn, invlpga) {
-	.guest_insn = guest_invlpga,
-};
-
-FIXTURE_SETUP(svm_insn)
+static struct kvm_vcpu *create_vcpu(void (*guest_insn)(struct svm_test_data *svm))
 {
-	struct kvm_vm *vm = vm_create_with_one_vcpu(&self->vcpu, guest_code);
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	gva_t svm_gva;
 
 	vcpu_alloc_svm(vm, &svm_gva);
-	vcpu_args_set(self->vcpu, 2, svm_gva, variant->guest_insn);
+	vcpu_args_set(vcpu, 2, svm_gva, guest_insn);
 	vm_install_exception_handler(vm, NMI_VECTOR, guest_nmi_handler);
+	return vcpu;
+}
+
+FIXTURE_SETUP(svm_insn)
+{
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "SVM is not supported");
+
+	self->vcpu = create_vcpu(variant->guest_insn);
 }
 
 FIXTURE_TEARDOWN(svm_insn)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+/* A vCPU that can never set EFER.SVME, be it that KVM has no nested virtualization. */
+FIXTURE(no_svm) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_VARIANT(no_svm) {
+	void (*guest_insn)(struct svm_test_data *svm);
+};
+
+INSN_VARIANT_ADD(no_svm, vmrun);
+INSN_VARIANT_ADD(no_svm, vmload);
+INSN_VARIANT_ADD(no_svm, vmsave);
+INSN_VARIANT_ADD(no_svm, stgi);
+INSN_VARIANT_ADD(no_svm, clgi);
+INSN_VARIANT_ADD(no_svm, invlpga);
+
+FIXTURE_SETUP(no_svm)
+{
+	self->vcpu = create_vcpu(variant->guest_insn);
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SVM);
+}
+
+FIXTURE_TEARDOWN(no_svm)
 {
 	kvm_vm_free(self->vcpu->vm);
 }
@@ -343,6 +366,11 @@ static void test_toggles(struct kvm_vcpu *vcpu, void (*set_svme)(struct kvm_vcpu
 }
 
 TEST_F(svm_insn, svme_never_set)
+{
+	run_insn(self->vcpu, false);
+}
+
+TEST_F(no_svm, svme_never_set)
 {
 	run_insn(self->vcpu, false);
 }
@@ -580,6 +608,9 @@ FIXTURE(svme_without_cpuid) {
 
 FIXTURE_SETUP(svme_without_cpuid)
 {
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "SVM is not supported");
+
 	vm_create_with_one_vcpu(&self->vcpu, l1_never_runs);
 	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SVM);
 }
@@ -618,7 +649,5 @@ TEST_F(svme_without_cpuid, refused_by_set_sregs2)
 
 int main(int argc, char *argv[])
 {
-	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
-
 	return test_harness_run(argc, argv);
 }
