@@ -225,15 +225,29 @@ FIXTURE_VARIANT(svm_insn) {
 	void (*guest_insn)(struct svm_test_data *svm);
 };
 
-#define INSN_VARIANT_ADD(fixture, insn)						\
-	FIXTURE_VARIANT_ADD(fixture, insn) { .guest_insn = guest_##insn }
+FIXTURE_VARIANT_ADD(svm_insn, vmrun) {
+	.guest_insn = guest_vmrun,
+};
 
-INSN_VARIANT_ADD(svm_insn, vmrun);
-INSN_VARIANT_ADD(svm_insn, vmload);
-INSN_VARIANT_ADD(svm_insn, vmsave);
-INSN_VARIANT_ADD(svm_insn, stgi);
-INSN_VARIANT_ADD(svm_insn, clgi);
-INSN_VARIANT_ADD(svm_insn, invlpga);
+FIXTURE_VARIANT_ADD(svm_insn, vmload) {
+	.guest_insn = guest_vmload,
+};
+
+FIXTURE_VARIANT_ADD(svm_insn, vmsave) {
+	.guest_insn = guest_vmsave,
+};
+
+FIXTURE_VARIANT_ADD(svm_insn, stgi) {
+	.guest_insn = guest_stgi,
+};
+
+FIXTURE_VARIANT_ADD(svm_insn, clgi) {
+	.guest_insn = guest_clgi,
+};
+
+FIXTURE_VARIANT_ADD(svm_insn, invlpga) {
+	.guest_insn = guest_invlpga,
+};
 
 static struct kvm_vcpu *create_vcpu(void (*guest_insn)(struct svm_test_data *svm))
 {
@@ -269,12 +283,29 @@ FIXTURE_VARIANT(no_svm) {
 	void (*guest_insn)(struct svm_test_data *svm);
 };
 
-INSN_VARIANT_ADD(no_svm, vmrun);
-INSN_VARIANT_ADD(no_svm, vmload);
-INSN_VARIANT_ADD(no_svm, vmsave);
-INSN_VARIANT_ADD(no_svm, stgi);
-INSN_VARIANT_ADD(no_svm, clgi);
-INSN_VARIANT_ADD(no_svm, invlpga);
+FIXTURE_VARIANT_ADD(no_svm, vmrun) {
+	.guest_insn = guest_vmrun,
+};
+
+FIXTURE_VARIANT_ADD(no_svm, vmload) {
+	.guest_insn = guest_vmload,
+};
+
+FIXTURE_VARIANT_ADD(no_svm, vmsave) {
+	.guest_insn = guest_vmsave,
+};
+
+FIXTURE_VARIANT_ADD(no_svm, stgi) {
+	.guest_insn = guest_stgi,
+};
+
+FIXTURE_VARIANT_ADD(no_svm, clgi) {
+	.guest_insn = guest_clgi,
+};
+
+FIXTURE_VARIANT_ADD(no_svm, invlpga) {
+	.guest_insn = guest_invlpga,
+};
 
 FIXTURE_SETUP(no_svm)
 {
