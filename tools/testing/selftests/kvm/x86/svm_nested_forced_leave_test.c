@@ -45,6 +45,8 @@ enum guest_stop {
 	AT_SIPI,
 	AT_RESET,
 	AT_VIEW = 0x100,
+	AT_NMI,
+	AT_L1,
 };
 
 /*
@@ -124,6 +126,17 @@ static void guest_take_view(void)
 static void guest_read_byte(u8 *byte)
 {
 	GUEST_SYNC(READ_ONCE(*byte));
+}
+
+static void nmi_handler(struct ex_regs *regs)
+{
+	GUEST_SYNC(AT_NMI);
+}
+
+static void l1_set_gif(void)
+{
+	stgi();
+	GUEST_SYNC(AT_L1);
 }
 
 static void l1_code(struct svm_test_data *svm, void *l2_rip, bool unpaged)
@@ -736,6 +749,14 @@ TEST_F(host_may_crash, triple_fault_before_l2_has_run)
 	vcpu_events_set(vcpu, &events);
 
 	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), SVM_EXIT_SHUTDOWN);
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
+
+	/* Events wait for a VMRUN to complete, which there is none of in L1. */
+	vm_install_exception_handler(vcpu->vm, NMI_VECTOR, nmi_handler);
+	vcpu_ioctl(vcpu, KVM_NMI, NULL);
+	self->l2.l1_regs.rip = (gva_t)l1_set_gif;
+	vcpu_regs_set(vcpu, &self->l2.l1_regs);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI);
 }
 
 static void exit_in_l2_with_xen_vcpu_info(void)
