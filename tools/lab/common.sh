@@ -179,11 +179,13 @@ take_variant() {
 	rules_fit "$name"
 }
 rule_id() { sed -n "s/|.*|rule\.$1\$//p" "$top/invariants/rules"; }
-# rules_fit TREE: sets rules_patch.
+# rules_fit TREE: sets rules_patch. Of BASE it is known before a kernel is built of it.
 rules_fit() {
 	rules_patch=$top/invariants/$1.patch
 	[ -f "$rules_patch" ] || rules_patch=$top/invariants/$KERNEL.patch
 	[ -f "$rules_patch" ] || die "no invariants/$1.patch: it cannot be checked"
+	[ -z "${BASE:-}" ] || patch -s -f --dry-run -d "$BASE" -p1 -F2 <"$rules_patch" >/dev/null 2>&1 ||
+		die "${rules_patch#"$top/"} does not fit BASE=$BASE: nothing is built, as it would not be checked"
 }
 # unchecked: for who does not.
 unchecked() { [ "${VARIANT:-}" != checked ] || die "VARIANT=checked is for the lab's guests: make run, mutants, module, vm"; }
