@@ -27,6 +27,9 @@
 #   8 to 10 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
 #          access to host memory by way of VMLOAD and VMSAVE. Patch 10 is for
 #          kvm.ko, as is 1.
+#          No test executes the two there. A build that looks before each VMRUN
+#          at what the CPU is to do with them shows L1 as shipped, and L2 if 8
+#          and 10 are taken out.
 #   18     L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
 #          Nowhere as of 7.3.4.
 #
