@@ -274,50 +274,6 @@ FIXTURE_TEARDOWN(svm_insn)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* A vCPU that can never set EFER.SVME, be it that KVM has no nested virtualization. */
-FIXTURE(no_svm) {
-	struct kvm_vcpu *vcpu;
-};
-
-FIXTURE_VARIANT(no_svm) {
-	void (*guest_insn)(struct svm_test_data *svm);
-};
-
-FIXTURE_VARIANT_ADD(no_svm, vmrun) {
-	.guest_insn = guest_vmrun,
-};
-
-FIXTURE_VARIANT_ADD(no_svm, vmload) {
-	.guest_insn = guest_vmload,
-};
-
-FIXTURE_VARIANT_ADD(no_svm, vmsave) {
-	.guest_insn = guest_vmsave,
-};
-
-FIXTURE_VARIANT_ADD(no_svm, stgi) {
-	.guest_insn = guest_stgi,
-};
-
-FIXTURE_VARIANT_ADD(no_svm, clgi) {
-	.guest_insn = guest_clgi,
-};
-
-FIXTURE_VARIANT_ADD(no_svm, invlpga) {
-	.guest_insn = guest_invlpga,
-};
-
-FIXTURE_SETUP(no_svm)
-{
-	self->vcpu = create_vcpu(variant->guest_insn);
-	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SVM);
-}
-
-FIXTURE_TEARDOWN(no_svm)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
-
 static void run_insn(struct kvm_vcpu *vcpu, bool want_svme)
 {
 	struct ucall uc;
@@ -401,9 +357,32 @@ TEST_F(svm_insn, svme_never_set)
 	run_insn(self->vcpu, false);
 }
 
-TEST_F(no_svm, svme_never_set)
+/* As with nested=0, where KVM doesn't support SVM, but the CPU still does. */
+static void test_no_svm(void (*guest_insn)(struct svm_test_data *svm))
 {
-	run_insn(self->vcpu, false);
+	struct kvm_vcpu *vcpu = create_vcpu(guest_insn);
+
+	vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_SVM);
+	run_insn(vcpu, false);
+	kvm_vm_free(vcpu->vm);
+}
+
+TEST(no_svm_vmrun_invlpga)
+{
+	test_no_svm(guest_vmrun);
+	test_no_svm(guest_invlpga);
+}
+
+TEST(no_svm_vmload_vmsave)
+{
+	test_no_svm(guest_vmload);
+	test_no_svm(guest_vmsave);
+}
+
+TEST(no_svm_stgi_clgi)
+{
+	test_no_svm(guest_stgi);
+	test_no_svm(guest_clgi);
 }
 
 TEST_F(svm_insn, toggled_by_wrmsr)
