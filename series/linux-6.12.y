@@ -45,6 +45,7 @@ arch/x86/kvm/svm/linux-6.12.y/forced-leave-keeps-vcpus-state.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-forgets-events.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-restores-tsc.patch
 arch/x86/kvm/svm/linux-6.12.y/no-l2-with-illegal-cr3.patch
+arch/x86/kvm/svm/linux-6.12.y/smi-in-l2-saves-l1s-registers.patch
 arch/x86/kvm/svm/linux-6.12.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.12.y/init-vmcb-owns-vls.patch
@@ -56,4 +57,3 @@ arch/x86/kvm/svm/linux-6.12.y/gif-set-keeps-stgi-intercept.patch
 arch/x86/kvm/svm/linux-6.12.y/vmexit-restores-l1-cr4.patch
 arch/x86/kvm/svm/linux-6.12.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.12.y/eventinj-checked.patch
-arch/x86/kvm/svm/linux-6.12.y/smi-in-l2-saves-l1s-registers.patch
