@@ -9,7 +9,7 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2. EVENTINJ outlives a #VMEXIT.
 #
-# Patches 1 to 10, and 20 to 22, are about more than the guest that does it to
+# Patches 1 to 11, and 21 to 23, are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest: KVM walks four levels of page tables in arrays on the stack
@@ -22,17 +22,19 @@
 #   3      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
 #          Upstream cdc69269b18a (7.1), in part.
 #   4 to 6 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
-#          hangs. Who has /dev/kvm: page tables that KVM has freed, a TLB flush
-#          that is not done, the host's XCR0 in the guest, a WARN. Nowhere as of
-#          7.3.4; to be sent to security@kernel.org before anything is posted
-#          in public.
-#   7      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
+#          hangs; with npt=0 the CPU takes L1's CR3 for an address of the host
+#          (by reading). Who has /dev/kvm: page tables that KVM has freed, a TLB
+#          flush that is not done, the host's XCR0 in the guest, a WARN. Nowhere
+#          as of 7.3.4; to be sent to security@kernel.org before anything is
+#          posted in public.
+#   7      Who has /dev/kvm: WARN in the host. Upstream has another form.
+#   8      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
 #          sent to security@kernel.org before anything is posted in public.
-#   8 to 10 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
-#          access to host memory by way of VMLOAD and VMSAVE. Patch 10 is for
+#   9 to 11 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
+#          access to host memory by way of VMLOAD and VMSAVE. Patch 11 is for
 #          kvm.ko, as is 2.
-#   20, 21 A guest with SMM: WARN in the host, L2's state taken for L1's.
-#          Upstream be5fa8737d42 for 20, nowhere as of 7.3.4 for 21.
+#   21, 23 A guest with SMM: WARN in the host, L2's state taken for L1's.
+#          Upstream be5fa8737d42 for 21, nowhere as of 7.3.4 for 23.
 #   22     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
 #          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
 #
@@ -52,6 +54,7 @@ arch/x86/kvm/svm/linux-6.1.y/l2-clears-svme-shutdown.patch
 arch/x86/kvm/svm/linux-6.1.y/forced-leave-keeps-vcpus-state.patch
 arch/x86/kvm/svm/linux-6.1.y/forced-leave-forgets-events.patch
 arch/x86/kvm/svm/linux-6.1.y/forced-leave-restores-tsc.patch
+arch/x86/kvm/svm/linux-6.1.y/vmexit-forgets-pending-vmrun.patch
 arch/x86/kvm/svm/linux-6.1.y/no-l2-with-illegal-cr3.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.1.y/init-vmcb-owns-vls.patch
@@ -66,6 +69,6 @@ arch/x86/kvm/svm/linux-6.1.y/vmexit-forgets-injection.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-clears-eventinj.patch
 arch/x86/kvm/svm/linux-6.1.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.1.y/rsm-checks-vmcb12.patch
-arch/x86/kvm/svm/linux-6.1.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.1.y/smi-in-l2-saves-l1s-registers.patch
+arch/x86/kvm/svm/linux-6.1.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.1.y/eventinj-checked.patch

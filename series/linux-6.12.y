@@ -8,7 +8,7 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2.
 #
-# Patches 1 to 10, and the last, are about more than the guest that does it to
+# Patches 1 to 12 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest whose L2 uses PAE paging, with npt=0: BUG() in the host. Who
@@ -17,24 +17,29 @@
 #   2      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
 #          Upstream cdc69269b18a (7.1), in part.
 #   3 to 5 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
-#          hangs. Who has /dev/kvm: page tables that KVM has freed, a TLB flush
-#          that is not done, the host's XCR0 in the guest, a WARN. Nowhere as of
-#          7.3.4; to be sent to security@kernel.org before anything is posted
-#          in public.
-#   6      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
+#          hangs; with npt=0 the CPU takes L1's CR3 for an address of the host
+#          (by reading). Who has /dev/kvm: page tables that KVM has freed, a TLB
+#          flush that is not done, the host's XCR0 in the guest, a WARN. Nowhere
+#          as of 7.3.4; to be sent to security@kernel.org before anything is
+#          posted in public.
+#   6      Who has /dev/kvm: WARN in the host. Upstream has another form.
+#   7      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
 #          sent to security@kernel.org before anything is posted in public.
-#   7      A guest with SMM: WARN in the host, VM dead. Nowhere as of 7.3.4.
-#   8 to 10 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
-#          access to host memory by way of VMLOAD and VMSAVE. Patch 10 is for
-#          kvm.ko, as is 1.
-#   18     L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
+#   8      L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
 #          Nowhere as of 7.3.4.
+#   9      A guest with SMM: WARN in the host, VM dead. Nowhere as of 7.3.4.
+#   10 to 12 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
+#          access to host memory by way of VMLOAD and VMSAVE. Patch 12 is for
+#          kvm.ko, as is 1.
 #
-# Patch 16 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
+# Patch 18 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
 # 1b30e7551767).
 #
 # Not here, as 6.12.118 has it: KVM_SET_NESTED_STATE with L1's EFER.LMA=1 and
 # EFER.LME=0 makes the host WARN, and the VM is dead (CVE-2026-99345).
+#
+# Not closed, as the emulator has no virtual NMI: with that, an NMI that is
+# pending when L2 is left without a #VMEXIT makes the host WARN (by reading).
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0, npt=0 and nested=0; not on hardware.
@@ -44,6 +49,7 @@ arch/x86/kvm/svm/linux-6.12.y/l2-clears-svme-shutdown.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-keeps-vcpus-state.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-forgets-events.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-restores-tsc.patch
+arch/x86/kvm/svm/linux-6.12.y/vmexit-forgets-pending-vmrun.patch
 arch/x86/kvm/svm/linux-6.12.y/no-l2-with-illegal-cr3.patch
 arch/x86/kvm/svm/linux-6.12.y/smi-in-l2-saves-l1s-registers.patch
 arch/x86/kvm/svm/linux-6.12.y/rsm-checks-l1s-state.patch

@@ -10,4 +10,4 @@ BUGS='B1a B1b B1c B1d B5 F1 F2 F3 F6 F7 F9 F10 F11 F12 F13 F18 F22 H1 H4 H6 H8a 
 # Red on shipped, and not closed by the series either.
 OPEN='U5 U6'
 # Not to be judged in the lab, and why; more than one with "; " between.
-QUIRK='H8: KVM leaves it to the CPU here, and QEMU stores half of the exit code; F8: 6.12.118 has it of its own'
+QUIRK='H8: KVM leaves it to the CPU here, and QEMU stores half of the exit code; F8a: red before 6.12.118, which has it without the series'

@@ -179,7 +179,7 @@ static void l2_vm_create(struct l2_vm *l2, bool npt, bool unpaged)
 	struct kvm_vm *vm;
 
 	vm = vm_create_with_vcpus(ARRAY_SIZE(vcpus), l1_code, vcpus);
-	vm_enable_cap(vm, KVM_CAP_EXCEPTION_PAYLOAD, -2ul);
+	vm_enable_cap(vm, KVM_CAP_EXCEPTION_PAYLOAD, true);
 	l2->other_vcpu = vcpus[0];
 	l2->vcpu = vcpus[1];
 
