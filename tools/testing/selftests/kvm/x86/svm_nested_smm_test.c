@@ -82,7 +82,7 @@ KVM_ONE_VCPU_TEST(smi_in_l2, keeps_l1_control_registers, l1_code)
 
 	setup_l1(vcpu);
 	vcpu_sregs_get(vcpu, &sregs);
-	sregs.cr0 &= ~X86_CR0_WP;
+	sregs.cr0 = (sregs.cr0 | X86_CR0_ET) & ~X86_CR0_WP;
 	sregs.cr4 &= ~X86_CR4_MCE;
 	sregs.efer &= ~EFER_NX;
 	vcpu_sregs_set(vcpu, &sregs);
@@ -91,7 +91,7 @@ KVM_ONE_VCPU_TEST(smi_in_l2, keeps_l1_control_registers, l1_code)
 	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 
 	vcpu_sregs_get(vcpu, &after);
-	TEST_ASSERT_EQ(after.cr0, sregs.cr0 | X86_CR0_ET);
+	TEST_ASSERT_EQ(after.cr0, sregs.cr0);
 	TEST_ASSERT_EQ(after.cr3, sregs.cr3);
 	TEST_ASSERT_EQ(after.cr4, sregs.cr4);
 	TEST_ASSERT_EQ(after.efer, sregs.efer | EFER_SVME);
