@@ -5,7 +5,7 @@ VARIANT ?= patched
 # What may be said after the target, and of what is not for all of them, with which.
 variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF
 CONFIG_for := kernel
-VARIANT_for := module vm
+VARIANT_for := module vm run mutants
 PARAMS_for := run vm host-try
 CMD_for := vm
 FILES_for := vm
@@ -22,7 +22,7 @@ export $(variables)
 .PHONY: help run test fresh-machine report mutants series tree gate refresh module vm applies upstream-tests \
 	host host-module host-try install-tests kernel bench update clean
 
-run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour
+run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/run "$$TREE" $${PARAMS:+"$$PARAMS"}
 test: ## Everything that must hold; ends "N passed, N failed, N skipped"
 	@tools/lab/test
@@ -30,7 +30,7 @@ fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants r
 	@tools/lab/fresh-machine
 report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/report
-mutants: ## TREE's mutants: which test kills each
+mutants: ## TREE's mutants: which test kills each (VARIANT=checked: which of KVM's rules it breaks, too)
 	@tools/lab/mutants "$$TREE"
 gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
 	@tools/lab/gate "$$TREE"
@@ -40,7 +40,7 @@ tree: ## TREE's source as a git tree with the series on top, to work in
 	@tools/lab/tree "$$TREE"
 refresh: ## The way back: what is committed in that git tree, as patches and files here
 	@tools/lab/tree --refresh "$$TREE"
-module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree or a mutant
+module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree, a mutant, checked, or shipped+checked ...
 	@tools/lab/module "$$TREE" "$$VARIANT"
 vm: ## Boot TREE with VARIANT and PARAMS="vgif=0", run CMD with FILES="a b" in an emulated AMD host
 	@tools/lab/vm "$$TREE" "$$VARIANT" "$$PARAMS" "$$CMD" $$FILES

@@ -147,12 +147,12 @@ produce() {
 	)
 }
 
-# tree NAME: reads the description of that tree: RELEASES SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK;
+# tree NAME: reads the description of that tree: RELEASES SUITE SOURCE HEADERS IMAGE BUGS OPEN QUIRK RULES;
 # and where the base is another tree's kernel with mutants, KERNEL, that tree, and WITHOUT, the
 # mutants. Otherwise these are NAME and nothing. HOST_RELEASE and HOST_VERSION in the environment, what
 # uname says, ask for that kernel of Debian's instead of the newest.
 tree() {
-	KERNEL=${1:-} WITHOUT=
+	KERNEL=${1:-} WITHOUT= RULES=
 	case /$KERNEL in
 	*[!a-z0-9/.-]* | */.* | /) KERNEL= ;;
 	esac
@@ -162,6 +162,33 @@ tree() {
 	[ -z "${BASE:-}" ] || [ -f "$BASE/arch/x86/kvm/svm/svm.c" ] || die "BASE=$BASE is no Linux source"
 	[ -z "${HOST_RELEASE:-}" ] || HEADERS=linux-headers-$HOST_RELEASE
 }
+
+# take_variant: for who takes VARIANT=checked: sets checked to what "module" has behind a variant's name then, and
+# rules to the names of KVM's rules; with "patched", or without VARIANT, to nothing.
+take_variant() {
+	checked= rules=
+	case ${VARIANT:-patched} in
+	patched) return ;;
+	checked) ;;
+	*) die "VARIANT is 'checked' or nothing here, not '$VARIANT'" ;;
+	esac
+	checked=+checked
+	rules=$(sed -n 's/^[^#].*|rule\.//p' "$top/invariants/rules" | paste -sd ' ')
+	[ "$(printf '%s\n' $rules | sort)" = "$(sed -n 's/.*svm_rule("\([a-z0-9-]*\)".*/\1/p' "$top/invariants/rules.h" | sort)" ] ||
+		die "invariants/rules and invariants/rules.h have different rules"
+	rules_fit "$name"
+}
+rule_id() { sed -n "s/|.*|rule\.$1\$//p" "$top/invariants/rules"; }
+# rules_fit TREE: sets rules_patch. Of BASE it is known before a kernel is built of it.
+rules_fit() {
+	rules_patch=$top/invariants/$1.patch
+	[ -f "$rules_patch" ] || rules_patch=$top/invariants/$KERNEL.patch
+	[ -f "$rules_patch" ] || die "no invariants/$1.patch: it cannot be checked"
+	[ -z "${BASE:-}" ] || patch -s -f --dry-run -d "$BASE" -p1 -F2 <"$rules_patch" >/dev/null 2>&1 ||
+		die "${rules_patch#"$top/"} does not fit BASE=$BASE: nothing is built, as it would not be checked"
+}
+# unchecked: for who does not.
+unchecked() { [ "${VARIANT:-}" != checked ] || die "VARIANT=checked is for the lab's guests: make run, mutants, module, vm"; }
 
 # kvm_of MODULE DIR: copies the kvm.ko that belongs to the kvm-amd.ko MODULE to DIR, under a name
 # that stands for its content, and prints that name.

@@ -434,7 +434,11 @@ FIXTURE_TEARDOWN(l2)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-static void migrate(struct kvm_vcpu **vcpu)
+static void no_change(struct kvm_vcpu *vcpu)
+{
+}
+
+static void migrate_with_cpuid(struct kvm_vcpu **vcpu, void (*change)(struct kvm_vcpu *vcpu))
 {
 	struct kvm_x86_state *state = vcpu_save_state(*vcpu);
 	struct kvm_vm *vm = (*vcpu)->vm;
@@ -442,10 +446,17 @@ static void migrate(struct kvm_vcpu **vcpu)
 	kvm_vm_release(vm);
 	*vcpu = vm_recreate_with_one_vcpu(vm);
 	vm_enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
+	change(*vcpu);
+	vcpu_set_cpuid(*vcpu);
 	vcpu_load_state(*vcpu, state);
 	kvm_x86_state_cleanup(state);
 
 	TEST_ASSERT(vcpu_in_l2(*vcpu), "vCPU not in guest mode after migration");
+}
+
+static void migrate(struct kvm_vcpu **vcpu)
+{
+	migrate_with_cpuid(vcpu, no_change);
 }
 
 TEST_F(l2, exits_to_l1_after_migration)
@@ -542,24 +553,79 @@ TEST_F(l2, cpuid_cannot_change_after_migration)
 	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
 }
 
-TEST_F(l2, cpuid_can_change_with_l2_gone)
+static void leave_l2(struct kvm_vcpu *vcpu)
 {
 	struct kvm_nested_state state = {
 		.flags = KVM_STATE_NESTED_GIF_SET,
 		.format = KVM_STATE_NESTED_FORMAT_SVM,
 		.size = sizeof(state),
 	};
+
+	vcpu_nested_state_set(vcpu, &state);
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
+}
+
+TEST_F(l2, cpuid_can_change_with_l2_gone)
+{
 	int i;
 
 	run_to_l2(self->vcpu);
 	migrate(&self->vcpu);
-	vcpu_nested_state_set(self->vcpu, &state);
-	TEST_ASSERT(!vcpu_in_l2(self->vcpu), "vCPU still in guest mode");
+	leave_l2(self->vcpu);
 
 	for (i = 0; i < ARRAY_SIZE(cpuid_changes); i++) {
 		cpuid_changes[i].change(self->vcpu);
 		vcpu_set_cpuid(self->vcpu);
 	}
+}
+
+static void l1_stop(void)
+{
+	GUEST_SYNC(AT_L1);
+}
+
+static void l1_run_l2_with_vls(struct svm_test_data *svm)
+{
+	struct vmcb *vmcb = svm->vmcb;
+
+	generic_svm_setup(svm, l2_stop_and_exit);
+	vmcb->control.misc_ctl2 |= SVM_MISC2_ENABLE_V_VMLOAD_VMSAVE;
+	enter_l2(svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_DONE();
+}
+
+/*
+ * With L2 active, CPUID goes back to what KVM supports, which it may not.  If
+ * it does, VMLOAD and VMSAVE may take the addresses of the host from then on:
+ * nothing that runs after it executes them.  A KVM that looks at what the CPU
+ * gets finds that out at the next VMRUN, and all others have to survive it.
+ */
+static void undo_cpuid_change_in_l2(struct kvm_vcpu **vcpu,
+				    void (*change)(struct kvm_vcpu *vcpu))
+{
+	int r;
+
+	run_to_l2(*vcpu);
+	migrate_with_cpuid(vcpu, change);
+
+	r = __vcpu_ioctl(*vcpu, KVM_SET_CPUID2, kvm_get_supported_cpuid());
+	TEST_ASSERT(!r || (r == -1 && errno == EINVAL),
+		    "Change of CPUID in L2: wanted 0 or EINVAL, got %d, errno %d", r, errno);
+	TEST_ASSERT(vcpu_in_l2(*vcpu), "vCPU left guest mode");
+}
+
+/* KVM intercepts VMLOAD and VMSAVE of L1 for the one vendor, not for the other. */
+TEST_F(l2, cpuid_of_other_vendor_keeps_l1_from_host_memory)
+{
+	undo_cpuid_change_in_l2(&self->vcpu, change_vendor);
+	leave_l2(self->vcpu);
+
+	self->reset_sregs.efer |= EFER_SVME;
+	self->reset_regs.rip = (gva_t)l1_stop;
+	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
+	vcpu_regs_set(self->vcpu, &self->reset_regs);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_L1);
 }
 
 TEST_F(l2, toggles_other_efer_bits)
@@ -720,6 +786,38 @@ TEST_F(l2, userspace_clears_svme_with_sync_regs)
 	run->s.regs.regs = self->reset_regs;
 	run->kvm_dirty_regs = KVM_SYNC_X86_SREGS | KVM_SYNC_X86_REGS;
 	run_l1_after_reset(self->vcpu);
+}
+
+/* For what makes KVM WARN where it goes wrong. */
+FIXTURE(host_may_crash) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_SETUP(host_may_crash)
+{
+	gva_t svm_gva;
+	struct kvm_vm *vm;
+
+	if (!kvm_cpu_has_npt() || !kvm_cpu_has(X86_FEATURE_V_VMSAVE_VMLOAD))
+		SKIP(return, "KVM doesn't support nested NPT and V_VMSAVE_VMLOAD");
+
+	vm = vm_create_with_one_vcpu(&self->vcpu, l1_run_l2_with_vls);
+	vm_enable_npt(vm);
+	vcpu_alloc_svm(vm, &svm_gva);
+	tdp_identity_map_default_memslots(vm);
+	vcpu_args_set(self->vcpu, 1, svm_gva);
+}
+
+FIXTURE_TEARDOWN(host_may_crash)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+/* KVM virtualizes VMLOAD and VMSAVE of L2 if L1 wants that and may have it. */
+TEST_F(host_may_crash, cpuid_without_vls_keeps_l2_from_host_memory)
+{
+	undo_cpuid_change_in_l2(&self->vcpu, change_vls);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
 }
 
 int main(int argc, char *argv[])

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -44,6 +45,8 @@ enum guest_stop {
 	AT_SIPI,
 	AT_RESET,
 	AT_VIEW = 0x100,
+	AT_NMI,
+	AT_L1,
 };
 
 /*
@@ -118,6 +121,22 @@ static void guest_take_view(void)
 	GUEST_SYNC(AT_VIEW);
 }
 
+static void guest_read_byte(u8 *byte)
+{
+	GUEST_SYNC(READ_ONCE(*byte));
+}
+
+static void nmi_handler(struct ex_regs *regs)
+{
+	GUEST_SYNC(AT_NMI);
+}
+
+static void l1_set_gif(void)
+{
+	stgi();
+	GUEST_SYNC(AT_L1);
+}
+
 static void l1_code(struct svm_test_data *svm, void *l2_rip, bool unpaged)
 {
 	struct vmcb *vmcb = svm->vmcb;
@@ -159,6 +178,7 @@ struct l2_vm {
 	struct kvm_vcpu *other_vcpu;
 	struct kvm_sregs l1_sregs;
 	struct kvm_regs l1_regs;
+	struct kvm_regs l1_start_regs;
 	gpa_t low_gpa;
 };
 
@@ -206,6 +226,7 @@ static void l2_vm_create(struct l2_vm *l2, bool npt, bool unpaged)
 	l2->l1_regs.rip = (gva_t)guest_take_view;
 	vcpu_args_set(l2->vcpu, 3, svm_gva, L2_OFFSET + (unpaged ? l2->low_gpa : l2_gva),
 		      unpaged);
+	vcpu_regs_get(l2->vcpu, &l2->l1_start_regs);
 }
 
 static bool vcpu_in_l2(struct kvm_vcpu *vcpu)
@@ -485,6 +506,71 @@ TEST_F(left_l2, has_l1s_tsc_offset)
 		    view.tsc_msr, view.tsc_before, view.tsc_after);
 }
 
+/* KVM does all that is to be done before it runs the vCPU, and then doesn't. */
+static void run_with_signal_pending(struct kvm_vcpu *vcpu)
+{
+	struct {
+		struct kvm_signal_mask mask;
+		u8 sigset[8];
+	} none = { .mask.len = sizeof(none.sigset) };
+	sigset_t set;
+	int sig;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	vcpu_ioctl(vcpu, KVM_SET_SIGNAL_MASK, &none.mask);
+
+	raise(SIGUSR1);
+	TEST_ASSERT(__vcpu_run(vcpu) == -1 && errno == EINTR,
+		    "KVM_RUN with a signal pending: wanted EINTR, errno is %d", errno);
+	sigwait(&set, &sig);
+}
+
+/*
+ * L1 and L2 share an ASID: a TLB flush that KVM has noted in the VMCB of L2 has
+ * to come before L1 runs, so that the guest loses a page that userspace unmaps.
+ */
+TEST_F(left_l2, loses_page_that_userspace_has_replaced)
+{
+	struct kvm_vcpu *vcpu = self->l2.vcpu;
+	struct kvm_vm *vm = vcpu->vm;
+	struct kvm_regs regs;
+	u8 *hva, *copy;
+	gva_t page;
+
+	if (variant->unpaged)
+		SKIP(return, "Without paging, L1's code doesn't run with L2's registers");
+
+	/* Once more, as KVM takes a new ASID after L2 has run first. */
+	leave_by_nested_state(vcpu);
+	self->l2.l1_sregs.efer |= EFER_SVME;
+	vcpu_sregs_set(vcpu, &self->l2.l1_sregs);
+	vcpu_regs_set(vcpu, &self->l2.l1_start_regs);
+	run_to_l2(vcpu);
+
+	/* L2 has its own code in the TLB. */
+	vcpu_regs_get(vcpu, &regs);
+	page = regs.rip & ~(vm->page_size - 1ull);
+	hva = addr_gva2hva(vm, page);
+	copy = malloc(vm->page_size);
+	memcpy(copy, hva, vm->page_size);
+	copy[vm->page_size - 1] = 0xaa;
+
+	TEST_ASSERT(mmap(hva, vm->page_size, PROT_READ | PROT_WRITE,
+			 MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == hva,
+		    "mmap() failed, errno %d", errno);
+	memcpy(hva, copy, vm->page_size);
+	free(copy);
+	run_with_signal_pending(vcpu);
+
+	variant->leave(vcpu);
+	self->l2.l1_regs.rip = (gva_t)guest_read_byte;
+	self->l2.l1_regs.rdi = page + vm->page_size - 1;
+	vcpu_regs_set(vcpu, &self->l2.l1_regs);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), 0xaa);
+}
+
 /* An exception of L2 that is due to exit to L1, as L1 intercepts it, is L2's. */
 TEST_F(left_l2, forgets_exception_for_l1)
 {
@@ -660,6 +746,14 @@ TEST_F(host_may_crash, triple_fault_before_l2_has_run)
 	vcpu_events_set(vcpu, &events);
 
 	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), SVM_EXIT_SHUTDOWN);
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
+
+	/* Events wait for a VMRUN to complete, which there is none of in L1. */
+	vm_install_exception_handler(vcpu->vm, NMI_VECTOR, nmi_handler);
+	vcpu_ioctl(vcpu, KVM_NMI, NULL);
+	self->l2.l1_regs.rip = (gva_t)l1_set_gif;
+	vcpu_regs_set(vcpu, &self->l2.l1_regs);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI);
 }
 
 static void exit_in_l2_with_xen_vcpu_info(void)
