@@ -19,7 +19,7 @@ $(foreach v,$(variables),$(if $(filter undefined,$(origin $v)),,$(eval override 
 export $(variables)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fresh-machine report mutants series tree gate refresh module vm applies upstream-tests \
+.PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
 	host host-module host-try install-tests kernel bench update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
@@ -32,6 +32,8 @@ report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/report
 mutants: ## TREE's mutants: which test kills each (VARIANT=checked: which of KVM's rules it breaks, too)
 	@tools/lab/mutants "$$TREE"
+prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse than shipped
+	@tools/lab/prefixes "$$TREE"
 gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
 	@tools/lab/gate "$$TREE"
 series: ## TREE's series with cover letter, for git am (SIGNOFF=1 adds your sign-off)

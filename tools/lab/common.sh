@@ -199,6 +199,28 @@ kvm_of() {
 	echo "$name"
 }
 
+# kill_tree PID: ends it and all that it has started: what is in the background does not get the terminal's INT.
+kill_tree() {
+	local child children="$(pgrep -P "$1")"
+	kill "$1" 2>/dev/null || :
+	for child in $children; do kill_tree "$child"; done
+}
+
+# lab_key TREE: a key of all that runs a test on TREE's kernel, but for module and test.
+lab_key() {
+	{
+		qemu-system-x86_64 --version
+		ldd --version
+		echo "${VM_CPU:-} ${VM_MEMORY:-} ${VM_ROOT:-} ${VM_SHIFT:-}"
+		cat "$lab/fetch" "$lab/vm" "$lab/init" "$lab/guest-run" "$("$lab/fetch" "$1" kernel)/version"
+	} | key
+}
+
+# first_error FILE: the first error in what a build of "module" said.
+first_error() {
+	{ grep -m 1 -iE '(error|undefined)\b' "$1" || tail -n 1 "$1"; } | sed 's,^.*/work-[^/]*/,arch/x86/kvm/,'
+}
+
 # known_parameters MODULE NAME=VALUE...: MODULE, a kvm-amd.ko, has these parameters.
 known_parameters() {
 	local module="$1" p known
