@@ -32,7 +32,7 @@ report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/report
 mutants: ## TREE's mutants: which test kills each (VARIANT=checked: which of KVM's rules it breaks, too)
 	@tools/lab/mutants "$$TREE"
-prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse than shipped
+prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse than shipped, KVM's rules included
 	@tools/lab/prefixes "$$TREE"
 gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
 	@tools/lab/gate "$$TREE"
