@@ -3,6 +3,7 @@
  * KVM's own rules where the CPU relies on them, for the lab only: what has to
  * hold at each VMRUN, and what a switch of VMCBs must not lose.  A rule that is
  * broken says so in the kernel's log, once per process, and changes nothing.
+ * Not looked at: whether the CPU is told of a change, i.e. VMCB clean bits.
  */
 #ifndef __SVM_RULES_H
 #define __SVM_RULES_H
@@ -64,19 +65,22 @@ static void rules_cpu(struct vcpu_svm *svm)
 		cr0 |= X86_CR0_PG | X86_CR0_WP;
 		cr4 |= X86_CR4_PAE;
 		efer |= EFER_NX;
+		if (!(efer & EFER_LMA))
+			efer &= ~EFER_LME;
 	}
-	if (kvm_check_has_quirk(vcpu->kvm, KVM_X86_QUIRK_CD_NW_CLEARED))
-		cr0 &= ~(X86_CR0_CD | X86_CR0_NW);
 	cr4 |= cr4_read_shadow() & X86_CR4_MCE;
 
-	/* TS and MP change without an exit, after which KVM may not have read them; ET is 1 for the CPU. */
-	svm_rule("cpu-cr0", !((save->cr0 ^ cr0) & ~(X86_CR0_TS | X86_CR0_MP | X86_CR0_ET)),
+	/*
+	 * TS and MP change without an exit, after which KVM may not have read them; ET is 1 for the CPU; the guest
+	 * may have CD and NW, or not.
+	 */
+	svm_rule("cpu-cr0", !((save->cr0 ^ cr0) & ~(X86_CR0_TS | X86_CR0_MP | X86_CR0_ET | X86_CR0_CD | X86_CR0_NW)),
 		 "%llx, by KVM's CR0 it is %llx", save->cr0, cr0);
 	svm_rule("cpu-cr4", save->cr4 == cr4, "%llx, by KVM's CR4 it is %llx", save->cr4, cr4);
 
 	/* Without paging, LME may be there or not. */
 	runs = save->efer;
-	if (!((runs | efer) & EFER_LMA)) {
+	if (!(save->cr0 & X86_CR0_PG)) {
 		runs &= ~EFER_LME;
 		efer &= ~EFER_LME;
 	}
@@ -144,10 +148,12 @@ static void rules_vmrun(struct kvm_vcpu *vcpu)
 
 	/* L1 and L2 have one ASID. */
 	svm_rule("asid-flush", !svm->rules.flush_recorded || svm->asid != svm->rules.asid ||
+		 svm->current_vmcb->asid_generation != svm->rules.asid_generation ||
 		 svm->vmcb->control.tlb_ctl != TLB_CONTROL_DO_NOTHING,
 		 "a flush of ASID %d was recorded in the other VMCB, and is not done", svm->asid);
 	svm->rules.flush_recorded = false;
 	svm->rules.asid = svm->asid;
+	svm->rules.asid_generation = svm->current_vmcb->asid_generation;
 }
 
 static void rules_switch_vmcb(struct vcpu_svm *svm, struct kvm_vmcb_info *to)

@@ -178,7 +178,8 @@ take_variant() {
 		die "invariants/rules and invariants/rules.h have different rules"
 	rules_fit "$name"
 }
-rule_id() { sed -n "s/|.*|rule\.$1\$//p" "$top/invariants/rules"; }
+# rule_id NAME: prints the ID of the rule of that NAME.
+rule_id() { sed -n "s/|.*|rule\.$1\$//p" "$top/invariants/rules" | grep . || die "no rule '$1' in invariants/rules"; }
 # rules_fit TREE: sets rules_patch. Of BASE it is known before a kernel is built of it.
 rules_fit() {
 	rules_patch=$top/invariants/$1.patch
