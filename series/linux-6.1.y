@@ -34,8 +34,8 @@
 #          access to host memory by way of VMLOAD and VMSAVE. Patch 11 is for
 #          kvm.ko, as is 2.
 #          No test executes the two there. A build that looks before each VMRUN
-#          at what the CPU is to do with them shows L1 as shipped, and L2 if 9 and 11
-#          are taken out.
+#          at what the CPU is to do with them shows L1 as shipped, and L2 if
+#          9 and 11 are taken out.
 #   21, 23 A guest with SMM: WARN in the host, L2's state taken for L1's.
 #          Upstream be5fa8737d42 for 21, nowhere as of 7.3.4 for 23.
 #   22     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and

@@ -32,8 +32,8 @@
 #          access to host memory by way of VMLOAD and VMSAVE. Patch 12 is for
 #          kvm.ko, as is 1.
 #          No test executes the two there. A build that looks before each VMRUN
-#          at what the CPU is to do with them shows L1 as shipped, and L2 if 10 and 12
-#          are taken out.
+#          at what the CPU is to do with them shows L1 as shipped, and L2 if
+#          10 and 12 are taken out.
 #
 # Patch 18 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
 # 1b30e7551767).
