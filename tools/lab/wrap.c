@@ -15,6 +15,7 @@ struct kvm_cpuid2 *__real_kvm_get_supported_cpuid(void);
 unsigned int __real_kvm_check_cap(long cap);
 int __real_poll(struct pollfd *fds, nfds_t nfds, int timeout);
 int __real_ioctl(int fd, unsigned long request, ...);
+pid_t __real_fork(void);
 
 /*
  * The harness waits for a test with poll() and half a minute's patience. A guest
@@ -103,6 +104,30 @@ struct kvm_cpuid2 *__wrap_kvm_get_supported_cpuid(void)
 unsigned int __wrap_kvm_check_cap(long cap)
 {
 	return getenv("LAB_LIST") ? 1 : __real_kvm_check_cap(cap);
+}
+
+/*
+ * With $LAB_MARK, each test of a program begins with a mark in the kernel's log: the harness forks for each.
+ */
+static pid_t program;
+
+__attribute__((constructor)) static void program_starts(void)
+{
+	program = getpid();
+}
+
+pid_t __wrap_fork(void)
+{
+	static const char mark[] = "lab: test\n";
+	int kmsg;
+
+	if (getenv("LAB_MARK") && getpid() == program) {
+		kmsg = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+		if (write(kmsg, mark, sizeof(mark) - 1) < 0)
+			_exit(1);
+		close(kmsg);
+	}
+	return __real_fork();
 }
 
 /*
