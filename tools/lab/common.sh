@@ -163,6 +163,11 @@ tree() {
 	[ -z "${HOST_RELEASE:-}" ] || HEADERS=linux-headers-$HOST_RELEASE
 }
 
+# mutants_of TREE: the names of its mutants: mutants/NAME.patch, or NAME.FORM.patch, says "Trees: TREE ..." above its
+# diff. mutant TREE NAME: prints that file, or nothing if there is none.
+mutants_of() { (cd "$top/mutants" && { grep -lE "^Trees:(.*)? $1( |\$)" *.patch || :; } | sed 's/\..*//'); }
+mutant() { grep -slE "^Trees:(.*)? $1( |\$)" "$top/mutants/$2.patch" "$top/mutants/$2".*.patch || :; }
+
 # take_variant: for who takes VARIANT=checked: sets checked to what "module" has behind a variant's name then, and
 # rules to the names of KVM's rules; with "patched", or without VARIANT, to nothing.
 take_variant() {
