@@ -22,11 +22,12 @@
 #   3      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
 #          Upstream cdc69269b18a (7.1), in part.
 #   4 to 6 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
-#          hangs; with npt=0 the CPU takes L1's CR3 for an address of the host
-#          (by reading). Who has /dev/kvm: page tables that KVM has freed, a TLB
-#          flush that is not done, the host's XCR0 in the guest, a WARN. Nowhere
-#          as of 7.3.4; to be sent to security@kernel.org before anything is
-#          posted in public.
+#          hangs; with npt=0 the CPU takes L1's CR3 for an address of the host.
+#          Who has /dev/kvm: page tables that KVM has freed, a TLB flush that is
+#          not done, the host's XCR0 in the guest, a WARN. All but the WARN is
+#          seen by a build that looks before each VMRUN at what the CPU gets.
+#          Nowhere as of 7.3.4; to be sent to security@kernel.org before
+#          anything is posted in public.
 #   7      Who has /dev/kvm: WARN in the host. Upstream has another form.
 #   8      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
 #          sent to security@kernel.org before anything is posted in public.
