@@ -17,6 +17,8 @@
 /* Memory that userspace can take away while L2 is active. */
 #define VMCB12_GPA		0xc0000000ull
 #define VMCB12_SLOT		10
+#define SPARE_GPA		0xd0000000ull
+#define SPARE_SLOT		11
 
 /* A value that is in no VMCB field, and in no register, of its own accord. */
 #define POISON			0x5a5a5a5aU
@@ -563,6 +565,10 @@ static void edit_host_state(struct kvm_vcpu *vcpu, u64 cr3_bits)
 	vmcb->save.efer &= ~(EFER_LME | EFER_LMA);
 	vmcb->save.cr3 |= cr3_bits;
 	vcpu_nested_state_set(vcpu, &nested.state);
+
+	/* KVM's page tables of before VMRUN go with the memslot. */
+	vm_userspace_mem_region_add(vcpu->vm, VM_MEM_SRC_ANONYMOUS, SPARE_GPA, SPARE_SLOT, 1, 0);
+	vm_mem_region_delete(vcpu->vm, SPARE_SLOT);
 }
 
 static void set_host_cr3_bit_63(struct kvm_vcpu *vcpu)
@@ -719,6 +725,19 @@ static void test_vmexit_failure(struct kvm_vcpu *vcpu,
 TEST_F(vmexit_failure, shuts_down_l1)
 {
 	test_vmexit_failure(self->vcpu, variant, false);
+}
+
+/* Userspace need not care for the shutdown. */
+TEST_F(vmexit_failure, can_run_again)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+
+	test_vmexit_failure(vcpu, variant, false);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT(vcpu->run->exit_reason != KVM_EXIT_FAIL_ENTRY,
+		    "The CPU refuses to run L1, reason 0x%llx",
+		    vcpu->run->fail_entry.hardware_entry_failure_reason);
 }
 
 TEST_F(vmexit_failure, shuts_down_l1_npt)
