@@ -54,6 +54,7 @@
 base 6.1.192-2
 arch/x86/kvm/svm/linux-6.1.y/lma-without-lme-ignored.patch
 arch/x86/kvm/linux-6.1.y/no-64-bit-roots-for-pae-paging.patch
+arch/x86/kvm/svm/linux-6.1.y/vmexit-without-l1s-cr3.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-clears-svme-shutdown.patch
 arch/x86/kvm/svm/linux-6.1.y/forced-leave-keeps-vcpus-state.patch
 arch/x86/kvm/svm/linux-6.1.y/forced-leave-forgets-events.patch

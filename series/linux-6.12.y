@@ -50,6 +50,7 @@
 # vls=0, npt=0 and nested=0; not on hardware.
 base 6.12.117-1~deb12u1
 arch/x86/kvm/linux-6.12.y/no-64-bit-roots-for-pae-paging.patch
+arch/x86/kvm/svm/linux-6.12.y/vmexit-without-l1s-cr3.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-clears-svme-shutdown.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-keeps-vcpus-state.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-forgets-events.patch
