@@ -637,10 +637,19 @@ FIXTURE_VARIANT_ADD(vmexit_failure, host_pae_pdpte_bit_1) {
 	.l2_code = l2_vmmcall,
 };
 
-FIXTURE_SETUP(vmexit_failure)
+static struct kvm_vcpu *create_vcpu(void)
 {
+	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 
+	vm = vm_create_with_one_vcpu(&vcpu, l1_run_l2_to_vmexit_failure);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, VMCB12_GPA, VMCB12_SLOT, 1, 0);
+	virt_map(vm, VMCB12_GPA, VMCB12_GPA, 1);
+	return vcpu;
+}
+
+FIXTURE_SETUP(vmexit_failure)
+{
 	if (variant->raise_event == raise_triple_fault &&
 	    !kvm_has_cap(KVM_CAP_X86_TRIPLE_FAULT_EVENT))
 		SKIP(return, "KVM_CAP_X86_TRIPLE_FAULT_EVENT not supported");
@@ -649,12 +658,9 @@ FIXTURE_SETUP(vmexit_failure)
 	if (variant->cause == set_host_pae_paging && !kvm_cpu_has_npt())
 		SKIP(return, "Not safe without NPT");
 
-	vm = vm_create_with_one_vcpu(&self->vcpu, l1_run_l2_to_vmexit_failure);
+	self->vcpu = create_vcpu();
 	if (variant->raise_event == raise_triple_fault)
-		vm_enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
-
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, VMCB12_GPA, VMCB12_SLOT, 1, 0);
-	virt_map(vm, VMCB12_GPA, VMCB12_GPA, 1);
+		vm_enable_cap(self->vcpu->vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
 }
 
 FIXTURE_TEARDOWN(vmexit_failure)
@@ -727,19 +733,6 @@ TEST_F(vmexit_failure, shuts_down_l1)
 	test_vmexit_failure(self->vcpu, variant, false);
 }
 
-/* Userspace need not care for the shutdown. */
-TEST_F(vmexit_failure, can_run_again)
-{
-	struct kvm_vcpu *vcpu = self->vcpu;
-
-	test_vmexit_failure(vcpu, variant, false);
-
-	vcpu_run(vcpu);
-	TEST_ASSERT(vcpu->run->exit_reason != KVM_EXIT_FAIL_ENTRY,
-		    "The CPU refuses to run L1, reason 0x%llx",
-		    vcpu->run->fail_entry.hardware_entry_failure_reason);
-}
-
 TEST_F(vmexit_failure, shuts_down_l1_npt)
 {
 	if (!kvm_cpu_has_npt())
@@ -749,6 +742,48 @@ TEST_F(vmexit_failure, shuts_down_l1_npt)
 		SKIP(return, "NPT is for a host in long mode");
 
 	test_vmexit_failure(self->vcpu, variant, true);
+}
+
+/* For what may have the CPU use page tables that KVM has freed. */
+FIXTURE(host_may_crash) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_SETUP(host_may_crash)
+{
+	self->vcpu = create_vcpu();
+}
+
+FIXTURE_TEARDOWN(host_may_crash)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+/* Userspace need not care for the shutdown of an L1 that can't be resumed. */
+static void test_run_after_shutdown(struct kvm_vcpu *vcpu,
+				    void (*cause)(struct kvm_vcpu *vcpu))
+{
+	FIXTURE_VARIANT(vmexit_failure) failure = {
+		.cause = cause,
+		.l2_code = l2_vmmcall,
+	};
+
+	test_vmexit_failure(vcpu, &failure, false);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT(vcpu->run->exit_reason != KVM_EXIT_FAIL_ENTRY,
+		    "The CPU refuses to run L1, reason 0x%llx",
+		    vcpu->run->fail_entry.hardware_entry_failure_reason);
+}
+
+TEST_F(host_may_crash, l1_without_legal_cr3_can_run)
+{
+	test_run_after_shutdown(self->vcpu, set_host_cr3_bit_63);
+}
+
+TEST_F(host_may_crash, l1_without_legal_pdptes_can_run)
+{
+	test_run_after_shutdown(self->vcpu, set_host_pae_paging);
 }
 
 int main(int argc, char *argv[])
