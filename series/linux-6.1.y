@@ -9,7 +9,7 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2. EVENTINJ outlives a #VMEXIT.
 #
-# Patches 1 to 11, and 21 to 23, are about more than the guest that does it to
+# Patches 1 to 12, and 22 to 24, are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest: KVM walks four levels of page tables in arrays on the stack
@@ -19,27 +19,31 @@
 #   2      A guest whose L2 uses PAE paging, with npt=0: BUG() in the host. Who
 #          has /dev/kvm: NULL dereference in the host. Nowhere as of 7.3.4; to
 #          be sent to security@kernel.org before anything is posted in public.
-#   3      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
+#   3      Who has /dev/kvm, and goes on after the shutdown of an L1 whose CR3 is
+#          illegal: the CPU uses page tables that KVM has freed, or, with npt=0,
+#          L1's CR3 for an address of the host. Nowhere as of 7.3.4; to be sent
+#          to security@kernel.org before anything is posted in public.
+#   4      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
 #          Upstream cdc69269b18a (7.1), in part.
-#   4 to 6 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
+#   5 to 7 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
 #          hangs; with npt=0 the CPU takes L1's CR3 for an address of the host.
 #          Who has /dev/kvm: page tables that KVM has freed, a TLB flush that is
 #          not done, the host's XCR0 in the guest, a WARN. All but the WARN is
 #          seen by a build that looks before each VMRUN at what the CPU gets.
 #          Nowhere as of 7.3.4; to be sent to security@kernel.org before
 #          anything is posted in public.
-#   7      Who has /dev/kvm: WARN in the host. Upstream has another form.
-#   8      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
+#   8      Who has /dev/kvm: WARN in the host. Upstream has another form.
+#   9      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
 #          sent to security@kernel.org before anything is posted in public.
-#   9 to 11 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
-#          access to host memory by way of VMLOAD and VMSAVE. Patch 11 is for
+#   10 to 12 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
+#          access to host memory by way of VMLOAD and VMSAVE. Patch 12 is for
 #          kvm.ko, as is 2.
 #          No test executes the two there. A build that looks before each VMRUN
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
-#          9 and 11 are taken out.
-#   21, 23 A guest with SMM: WARN in the host, L2's state taken for L1's.
-#          Upstream be5fa8737d42 for 21, nowhere as of 7.3.4 for 23.
-#   22     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
+#          10 and 12 are taken out.
+#   22, 24 A guest with SMM: WARN in the host, L2's state taken for L1's.
+#          Upstream be5fa8737d42 for 22, nowhere as of 7.3.4 for 24.
+#   23     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
 #          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
 #
 # "Forget L1's injections into L2 on #VMEXIT" repairs the backport of

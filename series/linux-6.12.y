@@ -8,15 +8,19 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2.
 #
-# Patches 1 to 12 are about more than the guest that does it to
+# Patches 1 to 13 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest whose L2 uses PAE paging, with npt=0: BUG() in the host. Who
 #          has /dev/kvm: NULL dereference in the host. Nowhere as of 7.3.4; to
 #          be sent to security@kernel.org before anything is posted in public.
-#   2      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
+#   2      Who has /dev/kvm, and goes on after the shutdown of an L1 whose CR3 is
+#          illegal: the CPU uses page tables that KVM has freed, or, with npt=0,
+#          L1's CR3 for an address of the host. Nowhere as of 7.3.4; to be sent
+#          to security@kernel.org before anything is posted in public.
+#   3      L2, if L1 leaves writes to EFER to it: gets out of L2, or hangs L1.
 #          Upstream cdc69269b18a (7.1), in part.
-#   3 to 5 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
+#   4 to 6 A guest, by INIT and SIPI to a vCPU in an unpaged L2: the vCPU
 #          hangs; with npt=0 the CPU takes L1's CR3 for an address of the host.
 #          6.12.118 resets the MMU there, and doesn't hang. Who has /dev/kvm:
 #          page tables that KVM has freed, a TLB flush that is not done, the
@@ -24,20 +28,20 @@
 #          that looks before each VMRUN at what the CPU gets. Nowhere as of
 #          7.3.4; to be sent to security@kernel.org before anything is posted in
 #          public.
-#   6      Who has /dev/kvm: WARN in the host. Upstream has another form.
-#   7      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
+#   7      Who has /dev/kvm: WARN in the host. Upstream has another form.
+#   8      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
 #          sent to security@kernel.org before anything is posted in public.
-#   8      L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
+#   9      L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
 #          Nowhere as of 7.3.4.
-#   9      A guest with SMM: WARN in the host, VM dead. Nowhere as of 7.3.4.
-#   10 to 12 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
-#          access to host memory by way of VMLOAD and VMSAVE. Patch 12 is for
+#   10     A guest with SMM: WARN in the host, VM dead. Nowhere as of 7.3.4.
+#   11 to 13 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
+#          access to host memory by way of VMLOAD and VMSAVE. Patch 13 is for
 #          kvm.ko, as is 1.
 #          No test executes the two there. A build that looks before each VMRUN
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
-#          10 and 12 are taken out.
+#          11 and 13 are taken out.
 #
-# Patch 18 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
+# Patch 19 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
 # 1b30e7551767).
 #
 # Not here, as 6.12.118 has it: KVM_SET_NESTED_STATE with L1's EFER.LMA=1 and
