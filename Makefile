@@ -23,47 +23,47 @@ export $(variables)
 	host host-module host-try install-tests kernel bench update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
-	@tools/lab/run "$$TREE" $${PARAMS:+"$$PARAMS"}
+	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
 test: ## Everything that must hold; ends "N passed, N failed, N skipped"
-	@tools/lab/test
+	@tools/lab/check/test
 fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants root
-	@tools/lab/fresh-machine
+	@tools/lab/check/fresh-machine
 report: ## build/report.html: all trees, all sets of parameters, with the logs
-	@tools/lab/report
+	@tools/lab/verdict/report
 mutants: ## TREE's mutants: which test kills each (VARIANT=checked: which of KVM's rules it breaks, too)
-	@tools/lab/mutants "$$TREE"
+	@tools/lab/verdict/mutants "$$TREE"
 prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse than shipped, KVM's rules included
-	@tools/lab/prefixes "$$TREE"
+	@tools/lab/verdict/prefixes "$$TREE"
 gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
-	@tools/lab/gate "$$TREE"
+	@tools/lab/check/gate "$$TREE"
 series: ## TREE's series with cover letter, for git am (SIGNOFF=1 adds your sign-off)
-	@tools/lab/series "$$TREE"
+	@tools/lab/build/series "$$TREE"
 tree: ## TREE's source as a git tree with the series on top, to work in
-	@tools/lab/tree "$$TREE"
+	@tools/lab/build/tree "$$TREE"
 refresh: ## The way back: what is committed in that git tree, as patches and files here
-	@tools/lab/tree --refresh "$$TREE"
+	@tools/lab/build/tree --refresh "$$TREE"
 module: ## kvm-amd.ko of TREE; VARIANT is shipped, patched, tree, a mutant, checked, or shipped+checked ...
-	@tools/lab/module "$$TREE" "$$VARIANT"
+	@tools/lab/build/module "$$TREE" "$$VARIANT"
 vm: ## Boot TREE with VARIANT and PARAMS="vgif=0", run CMD with FILES="a b" in an emulated AMD host
-	@tools/lab/vm "$$TREE" "$$VARIANT" "$$PARAMS" "$$CMD" $$FILES
+	@tools/lab/boot/vm "$$TREE" "$$VARIANT" "$$PARAMS" "$$CMD" $$FILES
 applies: ## Which of TREE's patches apply to which of the versions that apt has, and build there
-	@tools/lab/applies "$$TREE"
+	@tools/lab/check/applies "$$TREE"
 upstream-tests: ## The selftests that upstream has already, on TREE as shipped and patched
-	@tools/lab/upstream-tests "$$TREE"
+	@tools/lab/verdict/upstream-tests "$$TREE"
 host: ## The selftests on this machine's own KVM as it runs; AMD only
-	@tools/lab/on-host
+	@tools/lab/host/on-host
 host-module: ## kvm-amd.ko with the series that fits, for the running Debian kernel
-	@tools/lab/on-host module
+	@tools/lab/host/on-host module
 host-try: ## The selftests with that module, loaded with PARAMS; the shipped one is put back
-	@tools/lab/on-host try "$$PARAMS"
+	@tools/lab/host/on-host try "$$PARAMS"
 install-tests: ## The selftests as a kselftest tarball, to run on another machine
-	@tools/lab/install-tests
+	@tools/lab/host/install-tests
 kernel: ## BASE, a git tree of Linux, with TREE's series on a branch of its own, built with your config
-	@tools/lab/kernel "$$TREE"
+	@tools/lab/host/kernel "$$TREE"
 bench: ## What TREE's series costs, in instructions and bytes, against shipped
-	@tools/lab/bench "$$TREE"
+	@tools/lab/check/bench "$$TREE"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
-	@tools/lab/fetch --update
+	@tools/lab/get/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache
 	rm -rf build
 help: ## This
@@ -74,4 +74,4 @@ help: ## This
 	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache; FRESH=1 runs again what has not changed, too.'
 	@echo 'Exit status: 0 all is as it should be; 1 something is red, or has no verdict; 2 that could not be'
 	@echo 'found out. make itself passes each of the latter on as 2; tools/lab/TARGET (on-host for host) does'
-	@echo 'not, tools/lab/vm returns that of CMD, and host-try 3 if it could not put the shipped module back.'
+	@echo 'not, tools/lab/boot/vm returns that of CMD, and host-try 3 if it could not put the shipped module back.'

@@ -6,7 +6,7 @@ set -eu
 export LC_ALL=C.UTF-8
 umask 022
 
-top=$(cd "$(dirname "$0")/../.." && pwd)
+top=$(cd "$(dirname "$0")/../../.." && pwd)
 lab=$top/tools/lab
 build=$top/build
 
@@ -45,16 +45,16 @@ esac
 # What was said to the make that called is not for those that are called from here.
 unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
 # Of a user's git, name and email are taken, and nothing else: what more stands in its configuration, or, as in
-# a hook, in GIT_*, changes patches without a word. Instead there is tools/lab/gitconfig, which as an include beats
+# a hook, in GIT_*, changes patches without a word. Instead there is tools/lab/get/gitconfig, which as an include beats
 # also what a repository's own says, and as the global one is there in what clone starts as well.
 nobody='KVM SVM lab <lab@localhost>'
-if [ "${GIT_CONFIG_GLOBAL:-}" != "$lab/gitconfig" ]; then
+if [ "${GIT_CONFIG_GLOBAL:-}" != "$lab/get/gitconfig" ]; then
 	user=$(env -u GIT_DIR git -C "$top" -c safe.directory='*' -c user.useConfigOnly=true \
 		var GIT_COMMITTER_IDENT 2>/dev/null) || user=$nobody
 	user=${user%>*}
 	unset $(env | sed -n 's/^\(GIT_[A-Z0-9_]*\)=.*/\1/p')
-	export GIT_CONFIG_NOSYSTEM=1 GIT_ATTR_NOSYSTEM=1 GIT_CONFIG_GLOBAL="$lab/gitconfig" GIT_CONFIG_COUNT=3 \
-		GIT_CONFIG_KEY_0=include.path GIT_CONFIG_VALUE_0="$lab/gitconfig" \
+	export GIT_CONFIG_NOSYSTEM=1 GIT_ATTR_NOSYSTEM=1 GIT_CONFIG_GLOBAL="$lab/get/gitconfig" GIT_CONFIG_COUNT=3 \
+		GIT_CONFIG_KEY_0=include.path GIT_CONFIG_VALUE_0="$lab/get/gitconfig" \
 		GIT_CONFIG_KEY_1=user.name GIT_CONFIG_VALUE_1="${user% <*}" \
 		GIT_CONFIG_KEY_2=user.email GIT_CONFIG_VALUE_2="${user##*<}"
 fi
@@ -156,9 +156,9 @@ tree() {
 	case /$KERNEL in
 	*[!a-z0-9/.-]* | */.* | /) KERNEL= ;;
 	esac
-	[ -n "$KERNEL" ] && [ -f "$lab/trees/$1" ] ||
-		die "no tree '${1:-}'; there are: $(cd "$lab/trees" && echo *)"
-	. "$lab/trees/$1"
+	[ -n "$KERNEL" ] && [ -f "$lab/get/trees/$1" ] ||
+		die "no tree '${1:-}'; there are: $(cd "$lab/get/trees" && echo *)"
+	. "$lab/get/trees/$1"
 	[ -z "${BASE:-}" ] || [ -f "$BASE/arch/x86/kvm/svm/svm.c" ] || die "BASE=$BASE is no Linux source"
 	[ -z "${HOST_RELEASE:-}" ] || HEADERS=linux-headers-$HOST_RELEASE
 }
@@ -218,7 +218,7 @@ lab_key() {
 		qemu-system-x86_64 --version
 		ldd --version
 		echo "${VM_CPU:-} ${VM_MEMORY:-} ${VM_ROOT:-} ${VM_SHIFT:-}"
-		cat "$lab/fetch" "$lab/vm" "$lab/init" "$lab/guest-run" "$("$lab/fetch" "$1" kernel)/version"
+		cat "$lab/get/fetch" "$lab/boot/vm" "$lab/boot/init" "$lab/boot/guest-run" "$("$lab/get/fetch" "$1" kernel)/version"
 	} | key
 }
 
