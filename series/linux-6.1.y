@@ -81,3 +81,4 @@ arch/x86/kvm/svm/linux-6.1.y/rsm-checks-vmcb12.patch
 arch/x86/kvm/svm/linux-6.1.y/smi-in-l2-saves-l1s-registers.patch
 arch/x86/kvm/svm/linux-6.1.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.1.y/eventinj-checked.patch
+arch/x86/kvm/svm/linux-6.1.y/early-failure-resets-dr7.patch

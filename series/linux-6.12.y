@@ -73,3 +73,4 @@ arch/x86/kvm/svm/linux-6.12.y/gif-set-keeps-stgi-intercept.patch
 arch/x86/kvm/svm/linux-6.12.y/vmexit-restores-l1-cr4.patch
 arch/x86/kvm/svm/linux-6.12.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.12.y/eventinj-checked.patch
+arch/x86/kvm/svm/linux-6.12.y/early-failure-resets-dr7.patch

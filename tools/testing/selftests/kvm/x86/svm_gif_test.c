@@ -904,10 +904,12 @@ TEST_F(l2_gif, clgi_and_stgi_act_on_the_right_gif)
 }
 
 static u64 l2_icr;
+static bool l2_irqs_off;
 
 static void l2_event_code(void)
 {
-	sti();
+	if (!l2_irqs_off)
+		sti();
 	clgi();
 	x2apic_write_reg(APIC_ICR, l2_icr);
 	force_vmexits();
@@ -922,6 +924,7 @@ static void l1_l2_event(struct svm_test_data *svm, u64 intercept, u32 int_ctl)
 	generic_svm_setup(svm, l2_event_code);
 	svm->vmcb->control.intercept |= intercept;
 	svm->vmcb->control.int_ctl |= int_ctl;
+	sti();
 	run_guest(svm->vmcb, svm->vmcb_gpa);
 	GUEST_DONE();
 }
@@ -937,6 +940,8 @@ FIXTURE_VARIANT(l2_event) {
 	int intercept;
 	u64 exit_code;
 	bool is_smi;
+	/* V_INTR_MASKING: IRQs obey RFLAGS.IF of L1, not of L2, which clears it. */
+	u32 int_ctl;
 };
 
 FIXTURE_VARIANT_ADD(l2_event, nmi) {
@@ -958,6 +963,13 @@ FIXTURE_VARIANT_ADD(l2_event, irq) {
 	.exit_code = SVM_EXIT_INTR,
 };
 
+FIXTURE_VARIANT_ADD(l2_event, irq_with_irqs_off) {
+	.icr = APIC_INT_ASSERT | APIC_DM_FIXED | IRQ_VECTOR,
+	.intercept = INTERCEPT_INTR,
+	.exit_code = SVM_EXIT_INTR,
+	.int_ctl = V_INTR_MASKING_MASK,
+};
+
 FIXTURE_VARIANT_ADD(l2_event, init) {
 	.icr = APIC_INT_ASSERT | APIC_DM_INIT,
 	.intercept = INTERCEPT_INIT,
@@ -976,7 +988,9 @@ FIXTURE_SETUP(l2_event)
 	self->vmcb12 = svm->vmcb_hva;
 
 	l2_icr = variant->icr;
+	l2_irqs_off = variant->int_ctl & V_INTR_MASKING_MASK;
 	sync_global_to_guest(self->vcpu->vm, l2_icr);
+	sync_global_to_guest(self->vcpu->vm, l2_irqs_off);
 }
 
 FIXTURE_TEARDOWN(l2_event)
@@ -995,7 +1009,8 @@ static u64 l2_event_stage(struct kvm_vcpu *vcpu, gva_t svm_gva, int intercept, u
 
 TEST_F(l2_event, clgi_in_l2_holds_exit_until_stgi)
 {
-	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept, 0);
+	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept,
+				   variant->int_ctl);
 
 	TEST_ASSERT(stage != GIF_CLEAR,
 		    "L2 exited with code 0x%lx before STGI",
@@ -1004,7 +1019,8 @@ TEST_F(l2_event, clgi_in_l2_holds_exit_until_stgi)
 
 TEST_F(l2_event, clgi_in_l2_lets_it_exit_at_stgi)
 {
-	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept, 0);
+	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept,
+				   variant->int_ctl);
 
 	TEST_ASSERT(stage == GIF_OPENING &&
 		    self->vmcb12->control.exit_code == variant->exit_code,
@@ -1021,7 +1037,7 @@ TEST_F(l2_event, virtual_gif_does_not_hold_exit)
 		SKIP(return, "No virtual GIF for L2");
 
 	stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept,
-			       V_GIF_ENABLE_MASK | V_GIF_MASK);
+			       variant->int_ctl | V_GIF_ENABLE_MASK | V_GIF_MASK);
 
 	TEST_ASSERT(stage == GIF_CLEAR &&
 		    self->vmcb12->control.exit_code == variant->exit_code,

@@ -14,6 +14,9 @@
 
 #define PAT_RESERVED_TYPE	0x0707070707070702ULL
 
+#define DR7_L0			BIT(0)
+#define DR7_AFTER_VMEXIT	0x400
+
 /* Memory that userspace can take away while L2 is active. */
 #define VMCB12_GPA		0xc0000000ull
 #define VMCB12_SLOT		10
@@ -362,7 +365,7 @@ FIXTURE_TEARDOWN(vmrun_failure)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-TEST_F(vmrun_failure, clears_gif_and_nothing_else)
+TEST_F(vmrun_failure, clears_gif_and_keeps_registers)
 {
 	struct kvm_vcpu *vcpu = self->vcpu;
 	u64 gif_before[] = { KVM_STATE_NESTED_GIF_SET, 0 };
@@ -394,6 +397,36 @@ TEST_F(vmrun_failure, clears_eventinj)
 	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_VMEXIT);
 	TEST_ASSERT_EQ(self->vmcb12->control.event_inj, 0);
 	TEST_ASSERT_EQ(self->vmcb12->control.event_inj_err, 0);
+}
+
+KVM_ONE_VCPU_TEST_SUITE(breakpoints);
+
+static void test_breakpoints(struct kvm_vcpu *vcpu, void (*break_vmcb)(struct vmcb *vmcb))
+{
+	struct kvm_debugregs regs;
+	gva_t svm_gva;
+
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_args_set(vcpu, 2, svm_gva, break_vmcb);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMRUN);
+
+	vcpu_debugregs_get(vcpu, &regs);
+	regs.dr7 |= DR7_L0;
+	vcpu_debugregs_set(vcpu, &regs);
+
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
+	vcpu_debugregs_get(vcpu, &regs);
+	TEST_ASSERT_EQ(regs.dr7, DR7_AFTER_VMEXIT);
+}
+
+KVM_ONE_VCPU_TEST(breakpoints, are_off_after_early_vmrun_failure, l1_code)
+{
+	test_breakpoints(vcpu, break_asid_0);
+}
+
+KVM_ONE_VCPU_TEST(breakpoints, are_off_after_late_vmrun_failure, l1_code)
+{
+	test_breakpoints(vcpu, break_late_msrpm_without_memory);
 }
 
 static void l1_inject_nmi(struct svm_test_data *svm)
