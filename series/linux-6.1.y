@@ -52,9 +52,9 @@
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
-# Left to the series for the newest kernel: with virtual GIF, INIT that GIF=0
-# blocks, and in L2 an IRQ, are not taken at STGI, and INIT makes L2 exit although
-# GIF is 0. They need a new callback from kvm.ko to kvm-amd.ko.
+# Left to the series for the newest kernel, as it takes a new callback from
+# kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
+# IRQ, are not taken at STGI; and INIT makes L2 exit although GIF is 0.
 #
 # Left out is upstream's 184bd464bdb6, by which KVM_SET_SREGS refuses an EFER
 # that CPUID doesn't allow: it breaks userspace that sets EFER before CPUID, and

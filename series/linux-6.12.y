@@ -47,9 +47,9 @@
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
-# Left to the series for the newest kernel: with virtual GIF, INIT that GIF=0
-# blocks, and in L2 an IRQ, are not taken at STGI, and INIT makes L2 exit although
-# GIF is 0. They need a new callback from kvm.ko to kvm-amd.ko.
+# Left to the series for the newest kernel, as it takes a new callback from
+# kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
+# IRQ, are not taken at STGI; and INIT makes L2 exit although GIF is 0.
 #
 # Not here, as 6.12.118 has it: KVM_SET_NESTED_STATE with L1's EFER.LMA=1 and
 # EFER.LME=0 makes the host WARN, and the VM is dead (CVE-2026-99345).
