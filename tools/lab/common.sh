@@ -2,6 +2,8 @@
 # Sourced by every script here: where things are, what they take from the environment, how to speak, how to make an
 # artefact whole or not at all. What only some need is in a *.sh in the room that it is about.
 
+# shellcheck disable=SC2034 # What is set here is used where this is sourced.
+
 set -eu
 export LC_ALL=C.UTF-8
 umask 022
@@ -30,8 +32,8 @@ build=$top/build
 # do for another.
 debian=$(. /etc/os-release 2>/dev/null && [ "${ID:-}" = debian ] && echo "${VERSION_ID:-99}") || debian=0
 case $debian in
-12) gcc=gcc-12 ;;
-*)  gcc=gcc-14 ;;
+12) gcc='gcc-12' ;;
+*)  gcc='gcc-14' ;;
 esac
 cache=$CACHE/$debian
 newest=kvm-x86
@@ -60,7 +62,8 @@ seconds_since() {
 # counting on a terminal meanwhile. Its standard output is kept from the user; what
 # it says on standard error is shown where it fails, and step exits with 2.
 step() {
-	local text="$1" start="$(date +%s%N)" log="$(mktemp)" ticker= rc=0
+	local text="$1" start log ticker="" rc=0
+	start=$(date +%s%N) log=$(mktemp)
 	shift
 	if [ -t 2 ]; then
 		while kill -0 $$ 2>/dev/null; do
@@ -96,7 +99,8 @@ produce() {
 	[ -d "$1" ] && return
 	mkdir -p "$(dirname "$1")"
 	(
-		local dir="$1" scratch="$(mktemp -d "$1.XXXXXX")"
+		local dir="$1" scratch
+		scratch=$(mktemp -d "$1.XXXXXX")
 		shift
 		trap 'rm -rf "$scratch"' EXIT
 		trap 'exit 130' INT TERM HUP
@@ -114,7 +118,8 @@ make_scratch() {
 	trap 'exit 130' INT TERM HUP
 }
 kill_tree() {
-	local child children="$(pgrep -P "$1")"
+	local child children
+	children=$(pgrep -P "$1") || :
 	kill "$1" 2>/dev/null || :
 	for child in $children; do kill_tree "$child"; done
 }

@@ -4,7 +4,8 @@
 # kvm_of MODULE DIR: copies the kvm.ko that belongs to the kvm-amd.ko MODULE to DIR, under a name
 # that stands for its content, and prints that name.
 kvm_of() {
-	local kvm="$(dirname "$1")/kvm.ko" name
+	local kvm name
+	kvm=$(dirname "$1")/kvm.ko
 	name=kvm-$(key "$kvm").ko
 	[ -e "$2/$name" ] || cp "$kvm" "$2/$name"
 	echo "$name"

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # What there is to build: a series' patches, mutants (mutants/), and KVM's rules (invariants/).
+# shellcheck disable=SC2034 # What is set here is used where this is sourced.
 
 # patches_of TREE: prints the patches of its series.
 patches_of() { sed -n 's,^\([^#]*\.patch\).*,\1,p' "$top/series/$1"; }
 
 # mutants_of TREE: the names of its mutants: mutants/NAME.patch, or NAME.FORM.patch, says "Trees: TREE ..." above its
 # diff. mutant TREE NAME: prints that file, or nothing if there is none.
-mutants_of() { (cd "$top/mutants" && { grep -lE "^Trees:(.*)? $1( |\$)" *.patch || :; } | sed 's/\..*//'); }
+mutants_of() { (cd "$top/mutants" && { grep -lE "^Trees:(.*)? $1( |\$)" -- *.patch || :; } | sed 's/\..*//'); }
 mutant() { grep -slE "^Trees:(.*)? $1( |\$)" "$top/mutants/$2.patch" "$top/mutants/$2".*.patch || :; }
 
 # take_variant: for who takes VARIANT=checked, of the tree that was read: sets checked to what "module" has behind a
 # variant's name then, and rules to the names of KVM's rules; with "patched", or without VARIANT, to nothing.
 take_variant() {
-	checked= rules=
+	checked='' rules=''
 	case ${VARIANT:-patched} in
 	patched) return ;;
 	checked) ;;

@@ -5,7 +5,8 @@
 # counts in passed and failed, and names it in $red. Needs a directory $scratch.
 passed=0 failed=0 red=
 check() {
-	local text="$1" start="$(date +%s%N)" out="$(mktemp -p "$scratch")"
+	local text="$1" start out
+	start=$(date +%s%N) out=$(mktemp -p "$scratch")
 	shift
 	if "$@" >"$out" 2>&1; then
 		passed=$((passed + 1))

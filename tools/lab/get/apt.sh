@@ -6,17 +6,17 @@
 find_mirror() {
 	local list keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 	VERSION_CODENAME=$(. /etc/os-release && echo "$VERSION_CODENAME")
-	list=$(targets '$(ORIGIN) $(CODENAME)')
+	list=$(targets "\$(ORIGIN) \$(CODENAME)")
 	# Where apt's lists are gone, as in images, it knows no more than its configuration.
-	[ -n "$list" ] || list=$(targets 'Debian $(RELEASE)' --no-release-info)
+	[ -n "$list" ] || list=$(targets "Debian \$(RELEASE)" --no-release-info)
 	sources=$(printf '%s\n' "$list" | sort -u |
-		  sed -n "s,^Debian \($VERSION_CODENAME[a-z-]*\) main \(.*\),deb [signed-by=$keyring] \2 \1 main,p")
+		  sed -n "s,^Debian \(${VERSION_CODENAME}[a-z-]*\) main \(.*\),deb [signed-by=$keyring] \2 \1 main,p")
 	mirror=$(printf '%s\n' "$sources" | sed -n "s/.*] \(.*\) $VERSION_CODENAME main/\1/p" | head -n 1)
 	[ -n "$mirror" ] ||
 		die "no Debian mirror in apt's configuration: add a deb line for $VERSION_CODENAME main"
 }
 targets() {
-	APT_CONFIG= apt-get indextargets ${2:-} --format "$1"' $(COMPONENT) $(REPO_URI)' 'Created-By: Packages'
+	APT_CONFIG='' apt-get indextargets ${2:-} --format "$1 \$(COMPONENT) \$(REPO_URI)" 'Created-By: Packages'
 }
 
 # use_apt: from here on, apt has these sources, and the suites that trees are in, with state and lists of its own, so that
@@ -28,7 +28,7 @@ use_apt() {
 	find_mirror
 	{
 		printf '%s\n' "$sources"
-		for suite in $(cat "$lab"/get/trees/* | sed -n 's/^SUITE=//p' | sort -u); do
+		for suite in $(sed -n 's,^SUITE=,,p' "$lab"/get/trees/* | sort -u); do
 			echo "$sources" | sed -n "s,$mirror $VERSION_CODENAME main,$mirror $suite main,p"
 		done
 	} | sort -u >"$cache/apt/sources.list"

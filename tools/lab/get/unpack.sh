@@ -57,8 +57,8 @@ number() { od -A n -j "$2" -N "$3" -t "u$3" "$1" | tr -d ' '; }
 # Headers of a later Debian release: what they say of a newer gcc does not hold for this one,
 # and the two programs that a module needs and that a newer glibc was taken for are built anew.
 fit_headers() {
-	local tools="$1/tools" kbuild="$(echo "$1"/headers/lib/linux-kbuild-*)" from
-	from=$("$0" "$name" source)/tree
+	local tools="$1/tools" kbuild from
+	kbuild=$(echo "$1"/headers/lib/linux-kbuild-*) from=$("$0" "$name" source)/tree
 	sed -i '/^CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=/d' "$1/headers/build/include/config/auto.conf"
 	mkdir -p "$tools/include"
 	cp -a "$from/tools" "$from/scripts" "$tools"

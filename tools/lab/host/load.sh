@@ -20,14 +20,14 @@ put_back() {
 	kill_tests
 	[ "$(identity)" != "$(cat "$1/identity")" ] || { rm -r "$1"; exit 0; }
 	# A test that was killed may take a moment to go.
-	for i in 1 2 3 4 5 6 7 8 9 10; do
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
 		[ ! -d $amd ] || rmmod kvm_amd 2>/dev/null
 		[ -d $amd ] || break
 		sleep 1
 		kill_tests
 	done
 	[ ! -d /sys/module/kvm ] || rmmod kvm
-	modprobe kvm $(cat "$1/kvm") && modprobe kvm_amd $(cat "$1/kvm_amd") || {
+	{ modprobe kvm $(cat "$1/kvm") && modprobe kvm_amd $(cat "$1/kvm_amd"); } || {
 		say "host: they do not load with the parameters that they had:$(cat "$1/kvm" "$1/kvm_amd")"
 		modprobe kvm_amd
 	}
@@ -54,7 +54,7 @@ may_load() {
 	[ "$(cat $amd/refcnt)" = 0 ] ||
 		cannot "KVM is in use by${running:- somebody that cannot be seen from here}: stop it first"
 	[ "$(ls /sys/module/kvm/holders)" = kvm_amd ] ||
-		cannot "kvm is in use by these modules, too:" $(ls /sys/module/kvm/holders | grep -vx kvm_amd)
+		cannot "kvm is in use by these modules, too:" $(cd /sys/module/kvm/holders && printf '%s\n' * | grep -vx kvm_amd)
 	[ "$(cat /sys/module/kvm/refcnt)" = 1 ] ||
 		cannot "kvm is in use by more than kvm_amd: a tracepoint, perf or bpf?"
 	[ "$(cat /sys/module/module/parameters/sig_enforce 2>/dev/null)" != Y ] ||

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # What this machine is, and whether it can run the tests; for "host".
+# shellcheck disable=SC2034 # What is set here is used where this is sourced.
 
 # cpu FIELD: that field of the first CPU in /proc/cpuinfo.
 cpu() { sed -n "/^$1[[:space:]]*: /{s///p;q;}" /proc/cpuinfo; }
@@ -14,10 +15,12 @@ parameters() {
 on() { case $(cat "$amd/parameters/$1" 2>/dev/null) in [1Y]) ;; *) return 1 ;; esac; }
 show_parameters() {
 	say "kvm_amd  $(for p in nested npt vgif vls vnmi avic; do
-		v=$(cat "$amd/parameters/$p" 2>/dev/null) && printf ' %s=%s' $p "$v" || :; done)"
+		[ ! -r "$amd/parameters/$p" ] || printf ' %s=%s' $p "$(cat "$amd/parameters/$p")"
+	done)"
 }
 # Processes that have KVM open, as far as may be seen.
 users() {
+	# shellcheck disable=SC2012 # It is about where links lead.
 	ls -l /proc/[0-9]*/fd 2>/dev/null |
 		awk -F/ '/^\/proc/ { pid = $3 } /\/dev\/kvm$|anon_inode:kvm-vm$/ { print pid }' | sort -u |
 		while read -r pid; do printf ' %s (%s)' "$(cat "/proc/$pid/comm" 2>/dev/null)" "$pid"; done
@@ -26,9 +29,10 @@ users() {
 fitting_tree() {
 	for name in linux-6.1.y linux-6.12.y kvm-x86; do
 		. "$trees/$name"
+		# shellcheck disable=SC2254 # They are patterns.
 		for r in $RELEASES; do case $1 in $r) return ;; esac; done
 	done
-	name= BUGS= OPEN= QUIRK=
+	name='' BUGS='' OPEN='' QUIRK=''
 }
 
 container() {
@@ -55,7 +59,7 @@ look() {
 		! container || cannot "this is a container without /dev/kvm: start it with --device /dev/kvm"
 		cannot "there is no /dev/kvm although kvm_amd is loaded: is udev running?"
 	fi
-	[ -r /dev/kvm ] && [ -w /dev/kvm ] ||
+	{ [ -r /dev/kvm ] && [ -w /dev/kvm ]; } ||
 		cannot "no access to /dev/kvm for $me: as root, or after 'adduser $me kvm' and a new login"
 	fitting_tree "$(uname -r)"
 	case $model in
