@@ -28,7 +28,7 @@ use_apt() {
 	find_mirror
 	{
 		printf '%s\n' "$sources"
-		for suite in $(sed -n 's,^SUITE=,,p' "$lab"/get/trees/* | sort -u); do
+		sed -n 's/^SUITE=\(.\)/\1/p' "$lab"/get/trees/* | sort -u | while read -r suite; do
 			echo "$sources" | sed -n "s,$mirror $VERSION_CODENAME main,$mirror $suite main,p"
 		done
 	} | sort -u >"$cache/apt/sources.list"
