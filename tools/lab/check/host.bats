@@ -25,9 +25,9 @@ model() {
 	grep "^$2: stand-in\.\$" "$scratch/model"
 }
 
-@test 'host: says "hardware" on hardware' { model 'model-id=stand-in,-hypervisor' 'On hardware'; }
+@test "host: says \"hardware\" on hardware" { model 'model-id=stand-in,-hypervisor' 'On hardware'; }
 
-@test 'host: says "virtual machine" in one' { model 'model-id=stand-in' 'In a virtual machine'; }
+@test "host: says \"virtual machine\" in one" { model 'model-id=stand-in' 'In a virtual machine'; }
 
 # The same series.
 @test "host-module: for another flavour of the kernel" {
@@ -63,8 +63,6 @@ own_kernel() {
 	tail -n 1 "$linux/arch/x86/kvm/svm/svm.c" | grep -q mine
 }
 
-# made_of TREE: what "kernel" leaves here.
-made_of() { ls -d "$build/kernel/$1-$id"-*; }
 teardown() { [ -z "${id:-}" ] || rm -rf "$build/kernel"/*-"$id"-*; }
 
 @test "kernel: the series on a user's git tree, and nothing of theirs touched" {
@@ -72,11 +70,11 @@ teardown() { [ -z "${id:-}" ] || rm -rf "$build/kernel"/*-"$id"-*; }
 	grep -q '^config .*SYSTEM_TRUSTED_KEYS' "$scratch/says"
 	not grep -q '^config .*SYSTEM_REVOCATION_KEYS' "$scratch/says"
 	[ "$(git -C "$linux" rev-list --count --branches='kvm-svm-lab/*' --not HEAD)" = "$(grep -c '\.patch' "$top/series/$tree")" ]
-	grep -qx CONFIG_MINE=y "$(made_of $tree)/.config"
+	grep -qx CONFIG_MINE=y "$build/kernel/$tree-$id"-*/.config
 }
 
 @test "kernel: a series that does not apply leaves nothing" {
 	own_kernel 2 'series/kvm-x86 does not apply to' kvm-x86
 	[ "$(git -C "$linux" branch --list 'kvm-svm-lab/*' | wc -l)" = 0 ]
-	not made_of kvm-x86
+	not ls -d "$build/kernel/kvm-x86-$id"-*
 }
