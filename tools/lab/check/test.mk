@@ -20,8 +20,7 @@ of_tree = $(addprefix $(known)/,gate.$1 mutants.$1 bench.$1)
 of_first := $(call of_tree,$(first_key)) $(addprefix $(known)/,input-test.$(first_key) host-test.$(first_key) \
 	fresh-machine.$(call with_key,fresh-machine))
 targets := $(known)/judge-test.$(call with_key,judge-test) $(foreach t,$(others),$(call of_tree,$t)) $(of_first)
-# With make -B nothing is.
-as_before := $(if $(findstring B,$(firstword -$(MAKEFLAGS))),,$(wildcard $(targets)))
+as_before := $(if $(FRESH),,$(wildcard $(targets)))
 
 .PHONY: all as-before lab
 all: as-before $(firstword $(targets)) lab $(targets)
