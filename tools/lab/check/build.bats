@@ -70,7 +70,8 @@ no_half_module() {
 	was=$("$copy/tools/lab/check/inputs" $tree)
 	for edit in arch/x86/kvm/svm/$tree/init-vmcb-owns-vls.patch mutants/b2-invlpga-unchecked.patch \
 		    tools/testing/selftests/kvm/x86/svm_gif_test.c Documentation/virt/kvm/x86/nested-svm.rst \
-		    series/$tree series/kvm-x86 tools/lab/boot/vm tools/lab/build/wrap.c tools/lab/get/small.config tools/lab/get/trees/$tree; do
+		    series/$tree series/kvm-x86 tools/lab/boot/vm tools/lab/build/wrap.c tools/lab/get/small.config \
+		    tools/lab/get/trees/$tree; do
 		echo "an edit of $edit"
 		echo '# an edit' >>"$copy/$edit"
 		is=$("$copy/tools/lab/check/inputs" $tree)

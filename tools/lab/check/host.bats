@@ -69,7 +69,8 @@ teardown() { [ -z "${id:-}" ] || rm -rf "$build/kernel"/*-"$id"-*; }
 	own_kernel 0 'made all -kvm-svm' $tree
 	grep -q '^config .*SYSTEM_TRUSTED_KEYS' "$scratch/says"
 	not grep -q '^config .*SYSTEM_REVOCATION_KEYS' "$scratch/says"
-	[ "$(git -C "$linux" rev-list --count --branches='kvm-svm-lab/*' --not HEAD)" = "$(grep -c '\.patch' "$top/series/$tree")" ]
+	[ "$(git -C "$linux" rev-list --count --branches='kvm-svm-lab/*' --not HEAD)" = \
+	  "$(grep -c '\.patch' "$top/series/$tree")" ]
 	grep -qx CONFIG_MINE=y "$build/kernel/$tree-$id"-*/.config
 }
 

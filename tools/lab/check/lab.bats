@@ -28,7 +28,8 @@ load helper
 # A process group of its own stands for a terminal's foreground job; INT is ignored in
 # what a script puts into the background, unless told otherwise.
 no_qemu_left() {
-	env --default-signal=INT setsid "$lab/boot/vm" $tree shipped '' 'echo up; while :; do :; done' >"$scratch/up" 2>&1 3>&- &
+	env --default-signal=INT setsid "$lab/boot/vm" $tree shipped '' 'echo up; while :; do :; done' \
+		>"$scratch/up" 2>&1 3>&- &
 	session=$!
 	until grep -q up "$scratch/up"; do kill -0 $session; sleep 0.2; done
 	pgrep -s $session qemu

@@ -48,10 +48,12 @@ appended() {
 	says 2 "$refused" appended "diff --git a/$foreign b/$foreign" 'old mode 100644' 'new mode 100755'
 	set -- $foreign $own
 	for _ in from to; do
-		says 2 "$refused" appended "diff --git a/$1 b/$2" 'similarity index 100%' "rename from $1" "rename to $2"
+		says 2 "$refused" appended "diff --git a/$1 b/$2" 'similarity index 100%' "rename from $1" \
+			"rename to $2"
 		set -- $own $foreign
 	done
-	says 0 '' appended "diff --git a/$new b/$new" 'new file mode 100644' '--- /dev/null' "+++ b/$new" '@@ -0,0 +1 @@' '+/* new */'
+	says 0 '' appended "diff --git a/$new b/$new" 'new file mode 100644' '--- /dev/null' "+++ b/$new" \
+		'@@ -0,0 +1 @@' '+/* new */'
 	[ -s "$(tail -n 1 "$scratch/says")/$new" ]
 }
 
