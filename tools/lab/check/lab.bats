@@ -1,0 +1,95 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+# Guests, and what runs on them, when things go wrong.
+
+load helper
+
+@test "vm: output and status of a command come back" { says 7 '^6[.]12' vm 'uname -r; exit 7'; }
+
+@test "vm: files are there" {
+	says 0 '^all: that must hold' vm 'sed -n "s/^# test: everything/all:/p" test' "$lab/check/test"
+}
+
+@test "vm: a guest that hangs is a TIMEOUT" {
+	export VM_TIMEOUT=8
+	says 124 'TIMEOUT, no end within 8 s' vm 'while :; do :; done'
+}
+
+@test "vm: a panic fails, with its words" { says 125 'sysrq triggered crash' vm 'echo c >/proc/sysrq-trigger'; }
+
+@test "vm: a WARN in the log fails, with its words" {
+	says 125 'WARNING: CPU: 9' vm 'echo "<4>WARNING: CPU: 9 of a test" >/dev/kmsg'
+}
+
+@test "vm: a module that does not load" {
+	says 126 'does not load' "$lab/boot/vm" $tree "$lab/check/test" '' true
+}
+
+# A process group of its own stands for a terminal's foreground job; INT is ignored in
+# what a script puts into the background, unless told otherwise.
+no_qemu_left() {
+	env --default-signal=INT setsid "$lab/boot/vm" $tree shipped '' 'echo up; while :; do :; done' \
+		>"$scratch/up" 2>&1 3>&- &
+	session=$!
+	until grep -q up "$scratch/up"; do kill -0 $session; sleep 0.2; done
+	pgrep -s $session qemu
+	if [ "$1" = INT ]; then kill -INT -$session; else kill -KILL $session; fi
+	wait $session || :
+	sleep 1
+	not pgrep -s $session qemu
+	session=
+}
+
+@test "vm: no QEMU is left after SIGINT" { no_qemu_left INT; }
+
+@test "vm: no QEMU is left after SIGKILL" { no_qemu_left KILL; }
+
+# A run has the same table with 16 busy loops beside it, and with QEMUs that do not get to run for more than a
+# second at a time.
+@test "the same table on a busy machine" {
+	local stopped=0 i
+	"$lab/verdict/run" $tree >"$scratch/idle"
+	FRESH=1 setsid "$lab/verdict/run" $tree >"$scratch/busy" 3>&- &
+	session=$!
+	until pgrep -s $session qemu; do kill -0 $session; sleep 0.2; done
+	for i in $(seq 16); do timeout 15 sh -c 'while :; do :; done' 3>&- & done
+	sleep 15
+	while kill -0 $session; do
+		! pkill -STOP -s $session qemu || stopped=$((stopped + 1))
+		sleep 1.5
+		pkill -CONT -s $session qemu || :
+		sleep 1.5
+	done
+	wait $session
+	session=
+	echo "QEMUs were stopped $stopped times"
+	[ $stopped != 0 ]
+	diff "$scratch/idle" "$scratch/busy"
+}
+
+# Guests that do all that they are to, and then their kernel complains; in a copy, with what has been built here.
+@test "what a guest complains of after its last test" {
+	local copy="$scratch/complaining" d
+	copy_of_this "$copy"
+	mkdir "$copy/build"
+	for d in assembled base module; do ln -s "$build/$d" "$copy/build"; done
+	cat >"$copy/tools/lab/boot/vm" <<-'EOT'
+		#!/bin/sh
+		: >"${VM_LOG:-/dev/null}"
+		for o in a b c d e f g h i j k l m n o p q r s t u v w x; do echo "$o|1|1"; done
+		set -- $4 bench
+		echo "## $3 selftests"
+		shift 3
+		echo "1..$#"
+		n=0
+		for t; do echo "ok $((n += 1)) $t"; done
+		echo "vm: the kernel complained: of a test" >&2
+		exit 125
+	EOT
+	printf '#!/bin/sh\necho %s\n' "$copy/tools" >"$copy/tools/lab/build/selftests"
+	touch "$copy/tools/bench"
+	says 2 'kernel complained: of a test' "$copy/tools/lab/check/bench" $tree
+	says 1 'kernel complained: of a test' "$copy/tools/lab/verdict/upstream-tests" $tree
+	grep '^shipped: a guest did not end' "$scratch/says"
+	grep 'shipped/patched: .* 0/0 lost$' "$scratch/says"
+}
