@@ -2,7 +2,6 @@
 # Sourced by every script here: where things are, what they take from the environment, how to speak, how to make an
 # artefact whole or not at all. What only some need is in a *.sh in the room that it is about.
 
-# shellcheck disable=SC2034 # What is set here is used where this is sourced.
 
 set -eu
 export LC_ALL=C.UTF-8

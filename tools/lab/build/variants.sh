@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # What there is to build: a series' patches, mutants (mutants/), and KVM's rules (invariants/).
-# shellcheck disable=SC2034 # What is set here is used where this is sourced.
 
 # patches_of TREE: prints the patches of its series.
 patches_of() { sed -n 's,^\([^#]*\.patch\).*,\1,p' "$top/series/$1"; }

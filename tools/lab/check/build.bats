@@ -90,6 +90,6 @@ no_half_module() {
 
 @test "shellcheck: every script is clean" {
 	cd "$top"
-	shellcheck tools/lab/common.sh tools/lab/boot/guest-run tools/lab/check/helper.bash \
-		$(grep -rlE '^#!(/bin/sh|/usr/bin/env bats)' .ci tools/lab)
+	shellcheck tools/lab/boot/guest-run tools/lab/verdict/guests tools/lab/check/judge-fixtures tools/lab/check/helper.bash \
+		$(find tools/lab -name '*.sh') $(grep -rlE '^#!(/bin/sh|/usr/bin/env bats)' .ci tools/lab)
 }

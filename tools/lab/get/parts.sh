@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Which files of a kernel are taken.
-# shellcheck disable=SC2034 # What is set here is used where this is sourced.
 
 # What KVM and its selftests are made of: no patch is about more. And its headers (patterns, for set -f where they
 # are not to be expanded), with which modules are built, as the tree has them; the rest of the kernel

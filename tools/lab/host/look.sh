@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # What this machine is, and whether it can run the tests; for "host".
-# shellcheck disable=SC2034 # What is set here is used where this is sourced.
 
 # cpu FIELD: that field of the first CPU in /proc/cpuinfo.
 cpu() { sed -n "/^$1[[:space:]]*: /{s///p;q;}" /proc/cpuinfo; }
@@ -29,7 +28,6 @@ users() {
 fitting_tree() {
 	for name in linux-6.1.y linux-6.12.y kvm-x86; do
 		. "$trees/$name"
-		# shellcheck disable=SC2254 # They are patterns.
 		for r in $RELEASES; do case $1 in $r) return ;; esac; done
 	done
 	name='' BUGS='' OPEN='' QUIRK=''
