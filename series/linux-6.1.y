@@ -9,7 +9,7 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2. EVENTINJ outlives a #VMEXIT.
 #
-# Patches 1 to 12, and 22 to 24, are about more than the guest that does it to
+# Patches 1 to 12, and 22 to 25, are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest: KVM walks four levels of page tables in arrays on the stack
@@ -45,6 +45,9 @@
 #          Upstream be5fa8737d42 for 22, nowhere as of 7.3.4 for 24.
 #   23     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
 #          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
+#   25     A guest with an L2 that it lets execute CLGI: WARN in the host, and L2
+#          hangs. Nowhere as of 7.3.4; to be sent to security@kernel.org before
+#          anything is posted in public.
 #
 # "Forget L1's injections into L2 on #VMEXIT" repairs the backport of
 # 8998e1d012f3, whose lines ended up in another function.
@@ -87,5 +90,6 @@ arch/x86/kvm/svm/linux-6.1.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.1.y/rsm-checks-vmcb12.patch
 arch/x86/kvm/svm/linux-6.1.y/smi-in-l2-saves-l1s-registers.patch
 arch/x86/kvm/svm/linux-6.1.y/rsm-checks-l1s-state.patch
+arch/x86/kvm/svm/linux-6.1.y/exception-comes-before-init.patch
 arch/x86/kvm/svm/linux-6.1.y/eventinj-checked.patch
 arch/x86/kvm/svm/linux-6.1.y/early-failure-resets-dr7.patch

@@ -8,7 +8,7 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2.
 #
-# Patches 1 to 13 are about more than the guest that does it to
+# Patches 1 to 14 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest whose L2 uses PAE paging, with npt=0: BUG() in the host. Who
@@ -40,8 +40,11 @@
 #          No test executes the two there. A build that looks before each VMRUN
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
 #          11 and 13 are taken out.
+#   14     A guest with an L2 that it lets execute CLGI: WARN in the host, and L2
+#          hangs. Nowhere as of 7.3.4; to be sent to security@kernel.org before
+#          anything is posted in public.
 #
-# Patch 19 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
+# Patch 20 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
 # 1b30e7551767).
 #
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
@@ -73,6 +76,7 @@ arch/x86/kvm/svm/linux-6.12.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.12.y/init-vmcb-owns-vls.patch
 arch/x86/kvm/linux-6.12.y/cpuid-change-in-l2-refused.patch
+arch/x86/kvm/svm/linux-6.12.y/exception-comes-before-init.patch
 arch/x86/kvm/svm/linux-6.12.y/svme-clear-keeps-gif.patch
 arch/x86/kvm/svm/linux-6.12.y/extract-pending-gif-event.patch
 arch/x86/kvm/svm/linux-6.12.y/recalc-intercepts-on-svme.patch

@@ -1049,6 +1049,35 @@ TEST_F(l2_event, virtual_gif_does_not_hold_exit)
 		    self->vmcb12->control.int_ctl);
 }
 
+static void l2_gp_with_init_pending(void)
+{
+	clgi();
+	x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | APIC_DM_INIT);
+	wrmsr(MSR_EFER, ~0ull);
+}
+
+static void l1_gp_with_init_pending(struct svm_test_data *svm)
+{
+	x2apic_enable();
+	generic_svm_setup(svm, l2_gp_with_init_pending);
+	svm->vmcb->control.intercept_exceptions |= BIT(GP_VECTOR);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_EXCP_BASE + GP_VECTOR);
+	GUEST_DONE();
+}
+
+KVM_ONE_VCPU_TEST_SUITE(host_may_crash);
+
+/* GIF=0 blocks INIT, but not the #VMEXIT of an exception. */
+KVM_ONE_VCPU_TEST(host_may_crash, exception_in_l2_with_init_pending, l1_gp_with_init_pending)
+{
+	gva_t svm_gva;
+
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_args_set(vcpu, 1, svm_gva);
+	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+}
+
 static void nmi_handler_with_stops(struct ex_regs *regs)
 {
 	log_event(&event_log);
