@@ -45,9 +45,9 @@
 #          Upstream be5fa8737d42 for 22, nowhere as of 7.3.4 for 24.
 #   23     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
 #          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
-#   25     A guest with an L2 that it lets execute CLGI: WARN in the host, and L2
-#          hangs. Nowhere as of 7.3.4; to be sent to security@kernel.org before
-#          anything is posted in public.
+#   25     A guest with an L2 that may execute CLGI: WARN in the host, L2 hangs.
+#          Nowhere as of 7.3.4; to be sent to security@kernel.org before anything
+#          is posted in public.
 #
 # "Forget L1's injections into L2 on #VMEXIT" repairs the backport of
 # 8998e1d012f3, whose lines ended up in another function.

@@ -40,9 +40,9 @@
 #          No test executes the two there. A build that looks before each VMRUN
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
 #          11 and 13 are taken out.
-#   14     A guest with an L2 that it lets execute CLGI: WARN in the host, and L2
-#          hangs. Nowhere as of 7.3.4; to be sent to security@kernel.org before
-#          anything is posted in public.
+#   14     A guest with an L2 that may execute CLGI: WARN in the host, L2 hangs.
+#          Nowhere as of 7.3.4; to be sent to security@kernel.org before anything
+#          is posted in public.
 #
 # Patch 20 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
 # 1b30e7551767).
