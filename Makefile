@@ -3,13 +3,15 @@ TREE ?= linux-6.12.y
 VARIANT ?= patched
 
 # What may be said after the target, and of what is not for all of them, with which.
-variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF
+variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V
 CONFIG_for := kernel
 VARIANT_for := module vm run mutants
 PARAMS_for := run vm host-try
 CMD_for := vm
 FILES_for := vm
 SIGNOFF_for := series
+PART_for := series
+V_for := series
 given := $(foreach v,$(.VARIABLES),$(if $(findstring command,$(origin $v)),$v))
 $(foreach v,$(filter-out $(variables),$(given)),$(error no variable '$v'; there are: $(variables)))
 $(foreach v,$(given),$(if $($v_for),$(if $(filter $($v_for),$(MAKECMDGOALS)),,$(error $v is for: make $($v_for)))))

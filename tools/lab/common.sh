@@ -14,6 +14,7 @@ umask 022
 : "${VARIANT:=}"	# "checked": run and mutants have modules that check KVM's rules
 : "${CONFIG:=}"		# FILE: the configuration for "kernel"
 : "${SIGNOFF:=}"	# 1: "series" adds the Signed-off-by of who runs it
+: "${PART:=}" "${V:=}"	# N: "series" writes that part only; it is the Nth time that it is posted
 : "${OUT:=}"		# DIR: where "series" puts it
 : "${HTML:=}"		# FILE: run and bench write what "report" is made of
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler

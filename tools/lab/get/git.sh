@@ -15,3 +15,9 @@ if [ "${GIT_CONFIG_GLOBAL:-}" != "$lab/get/gitconfig" ]; then
 		GIT_CONFIG_KEY_1=user.name GIT_CONFIG_VALUE_1="${user% <*}" \
 		GIT_CONFIG_KEY_2=user.email GIT_CONFIG_VALUE_2="${user##*<}"
 fi
+
+# base_commit: prints the commit that BASE is at, if it is a git tree and does not only lie in one.
+base_commit() {
+	[ -n "$BASE" ] && [ -z "$(git -C "$BASE" rev-parse --show-prefix 2>/dev/null)" ] &&
+		git -C "$BASE" rev-parse -q --verify HEAD 2>/dev/null
+}
