@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# How the gate builds a series, in all of the source, as a maintainer would. Of the gate it takes $full, $am, $scratch,
+# and what the series is about: $added, $concerned, $all_tests.
+
+# The source that is built: hard links to what was unpacked, and over them the files of COMMIT
+# that differ from what is there.
+src=$scratch/src
+# In what ccache has kept of a warning, it is where another gate had it.
+anywhere="${scratch%/*}/[^/]*/src/"
+put() {
+	local f
+	git -C "$am" checkout -q "$1"
+	git -C "$am" ls-files | while read -r f; do
+		cmp -s "$am/$f" "$src/$f" || { mkdir -p "$(dirname "$src/$f")" && cp --remove-destination "$am/$f" "$src/$f"; }
+	done
+	for f in $(git -C "$am" diff --name-only --diff-filter=D base "$1") $added; do
+		[ -e "$am/$f" ] || rm -f "$src/$f"
+	done
+}
+
+# each_part COMMAND...: runs it on the source of each part, which has the parts before that in it.
+each_part() {
+	local part
+	for part in $(git -C "$am" tag -l 'part-*'); do put "$part" && "$@" || { echo "$part"; return 1; }; done
+}
+
+# makes ARG...: make with these; what is said goes to $scratch/said. compile OUT CC ARG...: the kernel's, in OUT.
+makes() { make -s -j"$jobs" "$@" >"$scratch/said" 2>&1 || { cat "$scratch/said"; return 1; }; }
+compile() { local out="$1" cc="$2"; shift 2; makes -C "$src" O="$out" CC="$cc" HOSTCC=$gcc "$@"; }
+
+# objects OUT CC ARG...: the same; nothing may be said that the base does not say as well, but for line numbers.
+: >"$scratch/known"
+objects() {
+	compile "$@" || return 1
+	sed "s,$anywhere,,; s/:[0-9][0-9:]*:* /: /" "$scratch/said" | sort -u >"$scratch/warnings"
+	comm -13 "$scratch/known" "$scratch/warnings" >"$scratch/new"
+	cat "$scratch/new"
+	[ ! -s "$scratch/new" ]
+}
+
+configure() { CC=${2:-ccache $gcc} "$lab/get/configure" "$src" "$1" ${3:-}; }
+builds() { put "$1" && objects "$scratch/obj" "ccache $gcc" W=1 arch/x86/kvm/; }
+base_builds() { builds base || cp "$scratch/warnings" "$scratch/known"; }
+# With another option, what the series changes or lies beside that, if there is such an object then.
+builds_with() {
+	configure "$scratch/obj" "ccache $gcc" "$1" || return 1
+	[ "$1" = KVM_HYPERV=n ] && set -- $(echo "$concerned" | grep -v /hyperv.o) || set -- $concerned
+	each_part objects "$scratch/obj" "ccache $gcc" "$@"
+}
+builds_with_clang() { configure "$scratch/clang" 'ccache clang-19' && each_part objects "$scratch/clang" 'ccache clang-19' $concerned; }
+
+# sparse_to FILE: what sparse says, but for line numbers, goes to FILE. Debian 12's is
+# refused by kernels of today for lack of an operator, and gives up on a file that has a
+# static assertion which it cannot evaluate: help it over both.
+sparse_to() {
+	compile "$scratch/obj" "ccache $gcc" C=2 CHECK="sparse -D__typeof_unqual__=__typeof__ '-D_Static_assert(...)='" $concerned &&
+		! grep 'specified, but' "$scratch/said" || return 1
+	sed -n "/warning\|error/{ s,$anywhere,,; s/:[0-9]*:[0-9]*:/:/; p }" "$scratch/said" | sort >"$1"
+}
+sparse_is_as_of_base() { sparse_to "$scratch/b" && diff "$scratch/a" "$scratch/b"; }
+sparse_says_nothing_new() { put base && sparse_to "$scratch/a" && each_part sparse_is_as_of_base; }
+
+selftests_build() {
+	local uapi tests
+	tests=$(for t in $all_tests; do [ ! -e "$src/tools/testing/selftests/kvm/$t.c" ] || echo "$t"; done)
+	[ -n "$tests" ] || return 0
+	uapi=$(BASE= "$lab/get/fetch" "$newest" source)/uapi/usr
+	makes -C "$src/tools/testing/selftests/kvm" ARCH=x86 CC="ccache $1" OUTPUT="$scratch/selftests-$1" LIBVFIO_O= \
+		TEST_GEN_PROGS_EXTENDED= TEST_GEN_PROGS_x86="$(echo $tests)" \
+		KHDR_INCLUDES="-isystem $uapi/lib/linux/uapi/x86 -isystem $uapi/include" \
+		$(printf "$scratch/selftests-$1/%s " $tests) || return 1
+	! grep -E 'warning|error' "$scratch/said"
+}
