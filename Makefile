@@ -38,7 +38,7 @@ prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse 
 	@tools/lab/verdict/prefixes "$$TREE"
 gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
 	@tools/lab/check/gate "$$TREE"
-series: ## TREE's series with cover letter, for git am (SIGNOFF=1 adds your sign-off)
+series: ## TREE's series for git am, a directory a part, with cover letter (PART=2: only that; V=2: as v2; SIGNOFF=1: by you)
 	@tools/lab/build/series "$$TREE"
 tree: ## TREE's source as a git tree with the series on top, to work in
 	@tools/lab/build/tree "$$TREE"

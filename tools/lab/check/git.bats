@@ -25,7 +25,7 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 		as "$scratch/$home" $env "$copy/tools/lab/build/tree" --refresh $tree
 		git -C "$copy" diff | head -n 20
 		[ -z "$(git -C "$copy" status --porcelain -- . ':!tools')" ]
-		cat "$copy/build/series/$tree"/* |
+		cat "$copy/build/series/$tree"/*/* |
 			sed '/^Date: /d; /^Message-I/d; /^In-Rep/d; /^References: /d' >"$scratch/$home/series"
 		env="GIT_DIR=$scratch GIT_AUTHOR_NAME=else GIT_AUTHOR_DATE=@1 GIT_DIFF_OPTS=-u1 GIT_EXTERNAL_DIFF=false
 		     GIT_CONFIG_SYSTEM=$scratch/hostile/.gitconfig GIT_LITERAL_PATHSPECS=1"
@@ -59,4 +59,41 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 	says 2 'SIGNOFF=1 needs your name: git config --global user.name' \
 		as "$scratch/nobody" SIGNOFF=1 "$copy/tools/lab/build/series" $tree
 	[ "$(wc -l <"$scratch/says")" = 1 ]
+}
+
+# A second part of two patches, and what is new in it: applied one after the other, the parts are the series.
+@test "a series in two parts: v1, v2, onto a commit of the user's, and there and back" {
+	local base work="$scratch/parts" from part own
+	git -C "$copy" checkout -q arch series
+	rm -rf "$copy/build"
+	base=$("$copy/tools/lab/build/assemble" --base $tree)
+	cp -r "$base" "$work"
+	touch "$work/Makefile"
+	own=$(git -C "$work" rev-parse HEAD)
+	sed -i 's,^arch.*/eventinj-checked.patch,# The second part\n#\n# Of a test.\n#\n# v2:\n# - all new\n#\n# The end.\n&,' \
+		"$copy/series/$tree"
+	git -C "$copy" commit -q -a -m 'Two parts'
+	says 2 "says nothing of V=2 of part 1: " env V=2 "$copy/tools/lab/build/series" $tree
+	not ls "$copy/build/series"
+
+	from=$(BASE=$work "$copy/tools/lab/build/series" $tree)
+	[ "$(cd "$from" && echo *)" = '1 2' ]
+	for part in "$from"/*; do
+		grep -qx "base-commit: $own" "$part/cover-letter"
+		git -C "$work" am -q "$part"/*.patch
+	done
+	git -C "$work" fetch -q "$("$copy/tools/lab/build/assemble" $tree)"
+	git -C "$work" diff --exit-code FETCH_HEAD
+	not grep 'all new' "$from/2/cover-letter"
+	[ "$(grep -c '^prerequisite-patch-id: ' "$from/2/cover-letter")" = "$(ls "$from"/1/*.patch | wc -l)" ]
+
+	from=$(PART=2 V=2 "$copy/tools/lab/build/series" $tree)
+	[ "$(cd "$from" && echo *)" = 2 ]
+	grep -A 8 '^Subject: \[PATCH v2 6.12.y 0/2\] The second part$' "$from/2/cover-letter" | grep -B 1 -A 2 '^- all new$'
+	[ "$(grep -c '^Subject: \[PATCH v2 6.12.y [12]/2\]' "$from"/2/*.patch)" ]
+
+	"$copy/tools/lab/build/tree" $tree
+	git -C "$copy/build/tree/$tree" rev-list base..HEAD
+	"$copy/tools/lab/build/tree" --refresh $tree
+	[ -z "$(git -C "$copy" status --porcelain -- . ':!tools')" ]
 }
