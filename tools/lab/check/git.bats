@@ -84,7 +84,8 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 	git -C "$work" fetch -q "$("$copy/tools/lab/build/assemble" $tree)"
 	git -C "$work" diff --exit-code FETCH_HEAD
 	not grep 'all new' "$from/2/cover-letter"
-	[ "$(grep -c '^prerequisite-patch-id: ' "$from/2/cover-letter")" = "$(ls "$from"/1/*.patch | wc -l)" ]
+	set -- "$from"/1/*.patch
+	[ "$(grep -c '^prerequisite-patch-id: ' "$from/2/cover-letter")" = $# ]
 
 	from=$(PART=2 V=2 "$copy/tools/lab/build/series" $tree)
 	[ "$(cd "$from" && echo *)" = 2 ]
