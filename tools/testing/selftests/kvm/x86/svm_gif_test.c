@@ -24,7 +24,7 @@
  * Where the guest stops: at a ucall, or, in code that can't do ucalls (SMM and
  * the reset vector), at an IN from one of the first two ports.
  */
-enum guest_stop {
+enum {
 	AT_EVENT = 0xe,
 	AT_RESET = 0xf,
 	AT_RAISE = 0x100,
@@ -76,14 +76,14 @@ static struct event_log *vm_event_log(struct kvm_vm *vm)
 }
 
 /* SMM and the reset vector stop at AT_EVENT for the host to log the event. */
-static u64 run_past_events(struct kvm_vcpu *vcpu)
+static void run_past_events(struct kvm_vcpu *vcpu)
 {
-	u64 stop;
+	struct guest_stop stop = vcpu_run_to_stop(vcpu);
 
-	while ((stop = vcpu_run_to_stop(vcpu)) == AT_EVENT)
+	while (stop.type == GUEST_STOP_IO && stop.val == AT_EVENT) {
 		log_event(vm_event_log(vcpu->vm));
-
-	return stop;
+		stop = vcpu_run_to_stop(vcpu);
+	}
 }
 
 /* L1's GIF; L2's virtual GIF, if it has one, is in vmcb12. */
@@ -288,12 +288,12 @@ static void pend_gif_event(struct kvm_vcpu *vcpu, u64 icr,
 
 	vcpu_args_set(vcpu, 2, icr, guest_step);
 
-	TEST_ASSERT_EQ(run_past_events(vcpu), AT_RAISE);
+	vcpu_run_to_sync(vcpu, AT_RAISE);
 	TEST_ASSERT(!vcpu_gif(vcpu), "GIF still set after CLGI");
 	if (raise)
 		raise(vcpu);
 
-	TEST_ASSERT_EQ(run_past_events(vcpu), AT_STEP);
+	vcpu_run_to_sync(vcpu, AT_STEP);
 	TEST_ASSERT(!log->nr_events, "Event delivered with GIF=0");
 	TEST_ASSERT(!vcpu_gif(vcpu), "GIF set without STGI");
 }
@@ -301,11 +301,11 @@ static void pend_gif_event(struct kvm_vcpu *vcpu, u64 icr,
 static void expect_gif_event_at_stgi(struct kvm_vcpu *vcpu)
 {
 	struct event_log *log = vm_event_log(vcpu->vm);
-	u64 stop = run_past_events(vcpu);
 
+	run_past_events(vcpu);
 	TEST_ASSERT(log->nr_events == 1 && log->first_event_stage == GIF_OPENING,
-		    "Wanted 1 event at stage %u, got %lu, first at stage %lu (guest at stage %lu, stop 0x%lx)",
-		    GIF_OPENING, log->nr_events, log->first_event_stage, log->stage, stop);
+		    "Wanted 1 event at stage %u, got %lu, first at stage %lu (guest at stage %lu)",
+		    GIF_OPENING, log->nr_events, log->first_event_stage, log->stage);
 }
 
 TEST_F(gif_event, stgi)
@@ -375,7 +375,7 @@ TEST_F(gif_event, sregs_svme_cleared_run_and_set_then_stgi)
 	pend_gif_event(self->vcpu, variant->icr, variant->raise, step_sync_with_host);
 
 	set_svme_by_sregs(self->vcpu, false);
-	TEST_ASSERT_EQ(run_past_events(self->vcpu), AT_SVME_CLEAR);
+	vcpu_run_to_sync(self->vcpu, AT_SVME_CLEAR);
 	set_svme_by_sregs(self->vcpu, true);
 
 	expect_gif_event_at_stgi(self->vcpu);
@@ -455,14 +455,14 @@ static void test_svme_toggle(struct kvm_vcpu *vcpu, bool gif,
 {
 	vcpu_args_set(vcpu, 2, gif, !set_svme);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_CLGI);
+	vcpu_run_to_sync(vcpu, AT_CLGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 
 	if (set_svme) {
 		set_svme(vcpu, false);
 		TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 	}
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SVME_CLEAR);
+	vcpu_run_to_sync(vcpu, AT_SVME_CLEAR);
 	TEST_ASSERT_EQ(vcpu_svme(vcpu), false);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 
@@ -470,11 +470,11 @@ static void test_svme_toggle(struct kvm_vcpu *vcpu, bool gif,
 		set_svme(vcpu, true);
 		TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 	}
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SVME_SET);
+	vcpu_run_to_sync(vcpu, AT_SVME_SET);
 	TEST_ASSERT_EQ(vcpu_svme(vcpu), true);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), gif);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_STGI);
+	vcpu_run_to_sync(vcpu, AT_STGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
 }
 
@@ -554,12 +554,12 @@ TEST_F(nested_state_without_svme, is_returned_as_set)
 
 TEST_F(nested_state_without_svme, keeps_stgi_and_clgi_ud)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_STEP);
+	vcpu_run_to_sync(self->vcpu, AT_STEP);
 	TEST_ASSERT_EQ(vcpu_svme(self->vcpu), false);
 
 	set_nested_flags(self->vcpu, variant->flags);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->flags);
 }
 
@@ -644,7 +644,7 @@ static void test_forced_leave(struct kvm_vcpu *vcpu, gva_t svm_gva, bool l1_gif,
 {
 	vcpu_args_set(vcpu, 2, svm_gva, l1_gif);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu),
 		       KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_GIF_SET);
 
@@ -725,11 +725,11 @@ static void run_to_smi_handler(struct kvm_vcpu *vcpu, u16 nested_flags)
 {
 	struct kvm_vcpu_events events;
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_RAISE);
+	vcpu_run_to_sync(vcpu, AT_RAISE);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), nested_flags);
 
 	raise_smi(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_EVENT);
+	vcpu_run_to_io(vcpu, AT_EVENT);
 	vcpu_events_get(vcpu, &events);
 	TEST_ASSERT_EQ(events.smi.smm, 1);
 }
@@ -749,10 +749,10 @@ TEST_F(smi, rsm_resumes_with_gif_set)
 {
 	run_to_smi_handler(self->vcpu, smi_nested_flags(variant->in_l2));
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_STEP);
+	vcpu_run_to_sync(self->vcpu, AT_STEP);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), smi_nested_flags(variant->in_l2));
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 	TEST_ASSERT_EQ(vcpu_gif(self->vcpu), !variant->in_l2);
 }
 
@@ -884,21 +884,21 @@ TEST_F(l2_gif, clgi_and_stgi_act_on_the_right_gif)
 	struct kvm_vcpu *vcpu = self->vcpu;
 	bool vgif = variant->vgif;
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
 	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), true);
 
 	/* Without nested vGIF, V_GIF in vmcb12 is not KVM's to touch. */
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_CLGI);
+	vcpu_run_to_sync(vcpu, AT_CLGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), vgif);
 	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), !vgif);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_STGI);
+	vcpu_run_to_sync(vcpu, AT_STGI);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
 	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), true);
 
 	/* L2 exits with its GIF clear, and #VMEXIT clears L1's. */
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
+	vcpu_run_to_sync(vcpu, AT_VMEXIT);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), false);
 	TEST_ASSERT_EQ(!!(self->vmcb12->control.int_ctl & V_GIF_MASK), !vgif);
 }
@@ -1002,7 +1002,7 @@ FIXTURE_TEARDOWN(l2_event)
 static u64 l2_event_stage(struct kvm_vcpu *vcpu, gva_t svm_gva, int intercept, u32 int_ctl)
 {
 	vcpu_args_set(vcpu, 3, svm_gva, BIT_ULL(intercept), int_ctl);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 
 	return vm_event_log(vcpu->vm)->stage;
 }
@@ -1075,7 +1075,7 @@ KVM_ONE_VCPU_TEST(host_may_crash, exception_in_l2_with_init_pending, l1_gp_with_
 
 	vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 static void nmi_handler_with_stops(struct ex_regs *regs)
@@ -1165,11 +1165,11 @@ TEST_F(nmi_for_l2, is_not_taken_for_l1s)
 	struct vmcb *vmcb12 = (void *)nested.state.data.svm;
 	struct kvm_regs l1_regs;
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_RAISE);
+	vcpu_run_to_sync(vcpu, AT_RAISE);
 	vcpu_run_complete_io(vcpu);
 	vcpu_regs_get(vcpu, &l1_regs);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 	vcpu_run_complete_io(vcpu);
 	vcpu_svm_nested_state_get(vcpu, &nested);
 	vmcb12->control.event_inj = SVM_EVTINJ_VALID | SVM_EVTINJ_TYPE_NMI;
@@ -1183,14 +1183,14 @@ TEST_F(nmi_for_l2, is_not_taken_for_l1s)
 
 	/* The second NMI has to wait for the IRET of the first. */
 	raise_nmi(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI);
+	vcpu_run_to_sync(vcpu, AT_NMI);
 	raise_nmi(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI_END);
+	vcpu_run_to_sync(vcpu, AT_NMI_END);
 	TEST_ASSERT_EQ(vm_event_log(vcpu->vm)->nr_events, 1);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI_END);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_sync(vcpu, AT_NMI);
+	vcpu_run_to_sync(vcpu, AT_NMI_END);
+	vcpu_run_to_done(vcpu);
 	TEST_ASSERT_EQ(vm_event_log(vcpu->vm)->nr_events, 2);
 }
 

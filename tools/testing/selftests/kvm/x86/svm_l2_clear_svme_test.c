@@ -27,7 +27,7 @@
 #define SMRAM_EFER		0xfed0
 
 /* Where the guest stops: at a ucall, or, in SMM, at an IN from the first port. */
-enum guest_stop {
+enum {
 	AT_SMI = 0xe,
 	AT_L2 = 0x100,
 	AT_L1,
@@ -59,7 +59,7 @@ static bool vcpu_svme(struct kvm_vcpu *vcpu)
 
 static void run_to_l2(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 	vcpu_run_complete_io(vcpu);
 	TEST_ASSERT(vcpu_in_l2(vcpu), "L2 stopped, but vCPU isn't in guest mode");
 }
@@ -120,10 +120,10 @@ static void get_reset_state(struct kvm_vcpu *vcpu, gva_t svm_gva, struct kvm_sre
 
 static void run_l1_after_reset(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L1);
+	vcpu_run_to_sync(vcpu, AT_L1);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU in guest mode with L1 running");
 	run_to_l2(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 #define l2_write_efer_and_count(prefix, val)				\
@@ -285,7 +285,7 @@ TEST_F(l2_clears_svme, shuts_down_l1)
 
 	TEST_ASSERT(vcpu_in_l2(self->other_vcpu), "Other vCPU not in guest mode anymore");
 	TEST_ASSERT(vcpu_svme(self->other_vcpu), "Other vCPU lost EFER.SVME");
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->other_vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->other_vcpu);
 
 	/* A shutdown is not the end: userspace can reset the vCPU, CR3 included. */
 	vcpu_sregs_get(self->vcpu, &sregs);
@@ -463,7 +463,7 @@ TEST_F(l2, exits_to_l1_after_migration)
 {
 	run_to_l2(self->vcpu);
 	migrate(&self->vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 	TEST_ASSERT(vcpu_svme(self->vcpu), "L1 lost EFER.SVME");
 }
 
@@ -550,7 +550,7 @@ TEST_F(l2, cpuid_cannot_change_after_migration)
 
 	vcpu_set_cpuid(vcpu);
 	TEST_ASSERT(vcpu_in_l2(vcpu), "vCPU left guest mode");
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 static void leave_l2(struct kvm_vcpu *vcpu)
@@ -625,7 +625,7 @@ TEST_F(l2, cpuid_of_other_vendor_keeps_l1_from_host_memory)
 	self->reset_regs.rip = (gva_t)l1_stop;
 	vcpu_sregs_set(self->vcpu, &self->reset_sregs);
 	vcpu_regs_set(self->vcpu, &self->reset_regs);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_L1);
+	vcpu_run_to_sync(self->vcpu, AT_L1);
 }
 
 TEST_F(l2, toggles_other_efer_bits)
@@ -634,7 +634,7 @@ TEST_F(l2, toggles_other_efer_bits)
 	vcpu_args_set(self->vcpu, 3, self->svm_gva, l2_toggle_other_efer_bits, 4);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 }
 
 TEST_F(l2, gets_gp_for_svme_clear_with_illegal_bits)
@@ -643,7 +643,7 @@ TEST_F(l2, gets_gp_for_svme_clear_with_illegal_bits)
 	vcpu_args_set(self->vcpu, 3, self->svm_gva, l2_clear_svme_with_fault, 3);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 }
 
 TEST_F(l2, svme_clear_is_intercepted)
@@ -652,7 +652,7 @@ TEST_F(l2, svme_clear_is_intercepted)
 	vcpu_args_set(self->vcpu, 2, self->svm_gva, l2_clear_svme);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 }
 
 TEST_F(l2, emulated_svme_clear_is_intercepted)
@@ -664,7 +664,7 @@ TEST_F(l2, emulated_svme_clear_is_intercepted)
 	vcpu_args_set(self->vcpu, 2, self->svm_gva, l2_clear_svme_emulated);
 
 	run_to_l2(self->vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 }
 
 TEST_F(l2, rsm_that_clears_svme_shuts_down_l1)
@@ -678,7 +678,7 @@ TEST_F(l2, rsm_that_clears_svme_shuts_down_l1)
 	setup_smram(vcpu->vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
 	run_to_l2(vcpu);
 	inject_smi(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SMI);
+	vcpu_run_to_io(vcpu, AT_SMI);
 
 	efer = addr_gpa2hva(vcpu->vm, SMRAM_GPA + SMRAM_EFER);
 	TEST_ASSERT(*efer & EFER_SVME, "No EFER.SVME in SMRAM's EFER, 0x%lx", *efer);
@@ -817,7 +817,7 @@ FIXTURE_TEARDOWN(host_may_crash)
 TEST_F(host_may_crash, cpuid_without_vls_keeps_l2_from_host_memory)
 {
 	undo_cpuid_change_in_l2(&self->vcpu, change_vls);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(self->vcpu);
 }
 
 int main(int argc, char *argv[])

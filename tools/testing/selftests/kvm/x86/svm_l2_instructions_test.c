@@ -398,17 +398,18 @@ static gva_t alloc_svm(struct kvm_vm *vm, bool npt)
 
 static void run_l1(struct kvm_vcpu *vcpu)
 {
-	u64 *guest_round = addr_gva2hva(vcpu->vm, (gva_t)&l2_round);
-	u64 stop;
+	struct guest_stop stop;
 	u16 flags;
 
-	while ((stop = vcpu_run_to_stop(vcpu)) != GUEST_STOP_DONE) {
+	while ((stop = vcpu_run_to_stop(vcpu)).type == GUEST_STOP_SYNC) {
 		flags = vcpu_svm_nested_flags(vcpu);
-		TEST_ASSERT(flags == (stop ? KVM_STATE_NESTED_GIF_SET : 0),
-			    "Nested flags 0x%x %s, round %lu", flags,
-			    stop ? "after STGI in L1" : "after #VMEXIT", *guest_round);
+		TEST_ASSERT(flags == (stop.val ? KVM_STATE_NESTED_GIF_SET : 0),
+			    "Nested flags 0x%x %s", flags,
+			    stop.val ? "after STGI in L1" : "after #VMEXIT");
 	}
-	TEST_ASSERT_EQ(*guest_round, (u64)NR_ROUNDS);
+	TEST_ASSERT_EQ(stop.type, GUEST_STOP_DONE);
+	sync_global_from_guest(vcpu->vm, l2_round);
+	TEST_ASSERT_EQ(l2_round, NR_ROUNDS);
 }
 
 FIXTURE_SETUP(l2_insn)

@@ -38,7 +38,7 @@
 #define UPCALL_VECTOR		0x30
 
 /* Where the guest stops: at a ucall or, in code that can't do those, at a port. */
-enum guest_stop {
+enum {
 	AT_L2 = 8,
 	AT_L2_NEXT,
 	AT_L2_RESUMED,
@@ -236,7 +236,7 @@ static bool vcpu_in_l2(struct kvm_vcpu *vcpu)
 
 static void run_to_l2(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_io(vcpu, AT_L2);
 	vcpu_run_complete_io(vcpu);
 	TEST_ASSERT(vcpu_in_l2(vcpu), "L2 stopped, but vCPU isn't in guest mode");
 }
@@ -245,7 +245,7 @@ static void run_to_l2_next(struct kvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2_NEXT);
+	vcpu_run_to_io(vcpu, AT_L2_NEXT);
 	TEST_ASSERT_EQ(*((u8 *)run + run->io.data_offset), l2_code[0]);
 }
 
@@ -381,7 +381,7 @@ static void compare_guest_view(struct kvm_vcpu *vcpu, const struct user_view *us
 {
 	const u64 efer = user->sregs.efer, cr4 = user->sregs.cr4;
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VIEW);
+	vcpu_run_to_sync(vcpu, AT_VIEW);
 	sync_global_from_guest(vcpu->vm, view);
 
 	if (cr4 & X86_CR4_OSXSAVE)
@@ -498,7 +498,7 @@ TEST_F(left_l2, has_l1s_tsc_offset)
 	variant->leave(vcpu);
 	vcpu_sregs_set(vcpu, &self->l2.l1_sregs);
 	vcpu_regs_set(vcpu, &self->l2.l1_regs);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VIEW);
+	vcpu_run_to_sync(vcpu, AT_VIEW);
 
 	sync_global_from_guest(vcpu->vm, view);
 	TEST_ASSERT(view.tsc_msr >= view.tsc_before && view.tsc_msr <= view.tsc_after,
@@ -568,7 +568,7 @@ TEST_F(left_l2, loses_page_that_userspace_has_replaced)
 	self->l2.l1_regs.rip = (gva_t)guest_read_byte;
 	self->l2.l1_regs.rdi = page + vm->page_size - 1;
 	vcpu_regs_set(vcpu, &self->l2.l1_regs);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), 0xaa);
+	vcpu_run_to_sync(vcpu, 0xaa);
 }
 
 /* An exception of L2 that is due to exit to L1, as L1 intercepts it, is L2's. */
@@ -648,9 +648,9 @@ TEST_F(active_l2, ends_with_init_and_sipi)
 
 	vcpu_arch_set_entry_point(sender, l1_send_init_and_sipi);
 	vcpu_args_set(sender, 2, vcpu->id, self->l2.low_gpa >> 12);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(sender), GUEST_STOP_DONE);
+	vcpu_run_to_done(sender);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SIPI);
+	vcpu_run_to_io(vcpu, AT_SIPI);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
 	vcpu_sregs_get(vcpu, &sregs);
 	TEST_ASSERT_EQ(sregs.cs.base, self->l2.low_gpa);
@@ -745,7 +745,7 @@ TEST_F(host_may_crash, triple_fault_before_l2_has_run)
 	events.triple_fault.pending = true;
 	vcpu_events_set(vcpu, &events);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), SVM_EXIT_SHUTDOWN);
+	vcpu_run_to_sync(vcpu, SVM_EXIT_SHUTDOWN);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
 
 	/* Events wait for a VMRUN to complete, which there is none of in L1. */
@@ -753,7 +753,7 @@ TEST_F(host_may_crash, triple_fault_before_l2_has_run)
 	vcpu_ioctl(vcpu, KVM_NMI, NULL);
 	self->l2.l1_regs.rip = (gva_t)l1_set_gif;
 	vcpu_regs_set(vcpu, &self->l2.l1_regs);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_NMI);
+	vcpu_run_to_sync(vcpu, AT_NMI);
 }
 
 static void exit_in_l2_with_xen_vcpu_info(void)

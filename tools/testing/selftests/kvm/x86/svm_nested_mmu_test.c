@@ -24,7 +24,7 @@
 
 #define L2_VALUE		0x5a5a5a5aU
 
-enum guest_stop {
+enum {
 	AT_L2,
 	AT_VMEXIT,
 };
@@ -177,8 +177,8 @@ static void run_l2_to_vmexits(struct kvm_vcpu *vcpu)
 	int i;
 
 	for (i = 0; i < NR_L2_RUNS; i++)
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+		vcpu_run_to_sync(vcpu, AT_VMEXIT);
+	vcpu_run_to_done(vcpu);
 }
 
 FIXTURE(l2_paging) {
@@ -239,9 +239,9 @@ TEST_F(l2_paging, mmio_goes_to_userspace)
 			    run->mmio.is_write ? "Write" : "Read", run->mmio.len,
 			    run->mmio.phys_addr, sizeof(value), MMIO_GPA);
 		memcpy(run->mmio.data, &value, sizeof(value));
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
+		vcpu_run_to_sync(vcpu, AT_VMEXIT);
 	}
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 static void l2_sync(void)
@@ -260,7 +260,7 @@ static void l1_run_64bit_l2(struct svm_test_data *svm)
 
 static void run_to_64bit_l2(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 	vcpu_run_complete_io(vcpu);
 	TEST_ASSERT(vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE,
 		    "L2 stopped, but vCPU isn't in guest mode");
@@ -314,7 +314,7 @@ KVM_ONE_VCPU_TEST(l1_in_nested_state, is_refused_if_illegal, l1_run_64bit_l2)
 	}
 
 	vcpu_nested_state_set(vcpu, &nested.state);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 /* KVM that gets these wrong takes the host down: a BUG(), and a NULL dereference. */
@@ -371,7 +371,7 @@ TEST_F(host_may_crash, l1_leaves_long_mode_in_nested_state)
 	vcpu_sregs_set(vcpu, &reset_sregs);
 	vcpu_regs_set(vcpu, &reset_regs);
 	run_to_64bit_l2(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 int main(int argc, char *argv[])

@@ -13,7 +13,7 @@
 #define NO_MEMORY_GPA		0xc0000000ul
 
 /* Where the guest stops: at a ucall, or, in SMM, at an IN from the first port. */
-enum guest_stop {
+enum {
 	AT_SMI = 0xe,
 	AT_L2 = 0x100,
 };
@@ -61,7 +61,7 @@ static struct svm_test_data *setup_l1(struct kvm_vcpu *vcpu)
 
 static void raise_smi_in_l2(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 	TEST_ASSERT(vcpu_in_l2(vcpu), "L2 stopped, but vCPU isn't in guest mode");
 	inject_smi(vcpu);
 }
@@ -69,7 +69,7 @@ static void raise_smi_in_l2(struct kvm_vcpu *vcpu)
 static void run_to_smi_in_l2(struct kvm_vcpu *vcpu)
 {
 	raise_smi_in_l2(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SMI);
+	vcpu_run_to_io(vcpu, AT_SMI);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU in guest mode with the SMI handler running");
 }
 
@@ -88,7 +88,7 @@ KVM_ONE_VCPU_TEST(smi_in_l2, keeps_l1_control_registers, l1_code)
 	vcpu_sregs_set(vcpu, &sregs);
 
 	run_to_smi_in_l2(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 
 	vcpu_sregs_get(vcpu, &after);
 	TEST_ASSERT_EQ(after.cr0, sregs.cr0);

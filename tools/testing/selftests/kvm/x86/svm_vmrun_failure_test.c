@@ -30,7 +30,7 @@
 				 X86_EFLAGS_ZF | X86_EFLAGS_SF | X86_EFLAGS_DF | \
 				 X86_EFLAGS_OF | X86_EFLAGS_FIXED)
 
-enum guest_stop {
+enum {
 	AT_VMRUN,
 	AT_VMEXIT,
 	AT_GIF_SET,
@@ -372,29 +372,29 @@ TEST_F(vmrun_failure, clears_gif_and_keeps_registers)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(gif_before); i++) {
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMRUN);
+		vcpu_run_to_sync(vcpu, AT_VMRUN);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), gif_before[i]);
 
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
+		vcpu_run_to_sync(vcpu, AT_VMEXIT);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
 
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
+		vcpu_run_to_sync(vcpu, AT_VMEXIT);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), 0);
 
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_GIF_SET);
+		vcpu_run_to_sync(vcpu, AT_GIF_SET);
 		TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
 	}
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 TEST_F(vmrun_failure, clears_eventinj)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_VMRUN);
+	vcpu_run_to_sync(self->vcpu, AT_VMRUN);
 	TEST_ASSERT(self->vmcb12->control.event_inj & SVM_EVTINJ_VALID,
 		    "VMRUN has no event to inject");
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(self->vcpu), AT_VMEXIT);
+	vcpu_run_to_sync(self->vcpu, AT_VMEXIT);
 	TEST_ASSERT_EQ(self->vmcb12->control.event_inj, 0);
 	TEST_ASSERT_EQ(self->vmcb12->control.event_inj_err, 0);
 }
@@ -408,13 +408,13 @@ static void test_breakpoints(struct kvm_vcpu *vcpu, void (*break_vmcb)(struct vm
 
 	vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 2, svm_gva, break_vmcb);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMRUN);
+	vcpu_run_to_sync(vcpu, AT_VMRUN);
 
 	vcpu_debugregs_get(vcpu, &regs);
 	regs.dr7 |= DR7_L0;
 	vcpu_debugregs_set(vcpu, &regs);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
+	vcpu_run_to_sync(vcpu, AT_VMEXIT);
 	vcpu_debugregs_get(vcpu, &regs);
 	TEST_ASSERT_EQ(regs.dr7, DR7_AFTER_VMEXIT);
 }
@@ -456,7 +456,7 @@ KVM_ONE_VCPU_TEST(eventinj, is_cleared_by_vmexit, l1_inject_nmi)
 	vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 static void l2_sync(void)
@@ -501,7 +501,7 @@ KVM_ONE_VCPU_TEST(eventinj, illegal_one_is_refused_in_nested_state, l1_run_l2)
 
 	vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 
 	vcpu_svm_nested_state_get(vcpu, &nested);
 	for (i = 0; i < ARRAY_SIZE(eventinjs); i++) {
@@ -547,7 +547,7 @@ KVM_ONE_VCPU_TEST(vmrun_in_l2, is_vmexit_of_vmrun, l1_run_l2_that_fails)
 	vcpu_alloc_svm(vcpu->vm, &l2_svm_gva);
 	vcpu_args_set(vcpu, 2, svm_gva, l2_svm_gva);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 /* L1 is not to get as far as its UD2. */
@@ -732,7 +732,7 @@ static void test_vmexit_failure(struct kvm_vcpu *vcpu,
 	if (npt)
 		tdp_identity_map_default_memslots(vm);
 
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
+	vcpu_run_to_sync(vcpu, AT_L2);
 	vcpu_run_complete_io(vcpu);
 	TEST_ASSERT(vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE,
 		    "L2 stopped, but vCPU isn't in guest mode");
