@@ -189,21 +189,10 @@ FIXTURE_VARIANT(l2_paging) {
 	const struct l2_mode *mode;
 };
 
-FIXTURE_VARIANT_ADD(l2_paging, unpaged) {
-	.mode = &unpaged,
-};
-
-FIXTURE_VARIANT_ADD(l2_paging, legacy) {
-	.mode = &legacy,
-};
-
-FIXTURE_VARIANT_ADD(l2_paging, legacy_with_lma) {
-	.mode = &legacy_with_lma,
-};
-
-FIXTURE_VARIANT_ADD(l2_paging, pae) {
-	.mode = &pae,
-};
+FIXTURE_VARIANT_ADD(l2_paging, unpaged) { .mode = &unpaged };
+FIXTURE_VARIANT_ADD(l2_paging, legacy) { .mode = &legacy };
+FIXTURE_VARIANT_ADD(l2_paging, legacy_with_lma) { .mode = &legacy_with_lma };
+FIXTURE_VARIANT_ADD(l2_paging, pae) { .mode = &pae };
 
 FIXTURE_SETUP(l2_paging)
 {
@@ -258,14 +247,6 @@ static void l1_run_64bit_l2(struct svm_test_data *svm)
 	GUEST_DONE();
 }
 
-static void run_to_64bit_l2(struct kvm_vcpu *vcpu)
-{
-	vcpu_run_to_sync(vcpu, AT_L2);
-	vcpu_run_complete_io(vcpu);
-	TEST_ASSERT(vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE,
-		    "L2 stopped, but vCPU isn't in guest mode");
-}
-
 /* Bits of L1's registers that are set or clear, so that #VMEXIT could not load them. */
 static const struct {
 	const char *what;
@@ -292,7 +273,7 @@ KVM_ONE_VCPU_TEST(l1_in_nested_state, is_refused_if_illegal, l1_run_64bit_l2)
 
 	vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
-	run_to_64bit_l2(vcpu);
+	vcpu_run_to_l2(vcpu, AT_L2);
 	vcpu_svm_nested_state_get(vcpu, &nested);
 
 	/* Don't run the vCPU with a state that goes through: that wouldn't be safe. */
@@ -352,14 +333,12 @@ TEST_F(host_may_crash, l1_leaves_long_mode_in_nested_state)
 		SKIP(return, "KVM doesn't support nested NPT");
 
 	vcpu_arch_set_entry_point(vcpu, l1_run_64bit_l2);
-	vm_enable_npt(vcpu->vm);
-	vcpu_alloc_svm(vcpu->vm, &svm_gva);
-	tdp_identity_map_default_memslots(vcpu->vm);
+	__vcpu_alloc_svm(vcpu->vm, true, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
 	vcpu_sregs_get(vcpu, &reset_sregs);
 	vcpu_regs_get(vcpu, &reset_regs);
 
-	run_to_64bit_l2(vcpu);
+	vcpu_run_to_l2(vcpu, AT_L2);
 	vcpu_svm_nested_state_get(vcpu, &nested);
 	vmcb->save.efer &= ~(EFER_LME | EFER_LMA);
 	vcpu_nested_state_set(vcpu, &nested.state);
@@ -370,7 +349,7 @@ TEST_F(host_may_crash, l1_leaves_long_mode_in_nested_state)
 
 	vcpu_sregs_set(vcpu, &reset_sregs);
 	vcpu_regs_set(vcpu, &reset_regs);
-	run_to_64bit_l2(vcpu);
+	vcpu_run_to_l2(vcpu, AT_L2);
 	vcpu_run_to_done(vcpu);
 }
 
