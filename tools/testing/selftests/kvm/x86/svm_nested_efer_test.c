@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <linux/compiler.h>
-
 #include "test_util.h"
 #include "kvm_util.h"
 #include "kvm_test_harness.h"

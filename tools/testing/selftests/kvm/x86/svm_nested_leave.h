@@ -6,8 +6,6 @@
 #ifndef SELFTEST_KVM_SVM_NESTED_LEAVE_H
 #define SELFTEST_KVM_SVM_NESTED_LEAVE_H
 
-#include <linux/compiler.h>
-
 #include "test_util.h"
 #include "kvm_util.h"
 #include "kvm_test_harness.h"

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <linux/compiler.h>
-
 #include "test_util.h"
 #include "kvm_util.h"
 #include "kvm_test_harness.h"
@@ -184,28 +182,16 @@ FIXTURE(rsm_to_l2) {
 	struct kvm_vcpu *vcpu;
 };
 
-static void clear_asid(struct vmcb *vmcb)
-{
-	vmcb->control.asid = 0;
-}
-
-static void clear_vmrun_intercept(struct vmcb *vmcb)
-{
-	vmcb->control.intercept &= ~BIT_ULL(INTERCEPT_VMRUN);
-}
-
-static void clear_efer_svme(struct vmcb *vmcb)
-{
-	vmcb->save.efer &= ~EFER_SVME;
-}
-
+/* What is cleared of vmcb12. */
 FIXTURE_VARIANT(rsm_to_l2) {
-	void (*break_vmcb)(struct vmcb *vmcb);
+	u32 asid;
+	u64 intercept;
+	u64 efer;
 };
 
-FIXTURE_VARIANT_ADD(rsm_to_l2, asid_0) { .break_vmcb = clear_asid };
-FIXTURE_VARIANT_ADD(rsm_to_l2, vmrun_not_intercepted) { .break_vmcb = clear_vmrun_intercept };
-FIXTURE_VARIANT_ADD(rsm_to_l2, efer_svme_clear) { .break_vmcb = clear_efer_svme };
+FIXTURE_VARIANT_ADD(rsm_to_l2, asid_0) { .asid = -1u };
+FIXTURE_VARIANT_ADD(rsm_to_l2, vmrun_not_intercepted) { .intercept = BIT_ULL(INTERCEPT_VMRUN) };
+FIXTURE_VARIANT_ADD(rsm_to_l2, efer_svme_clear) { .efer = EFER_SVME };
 
 FIXTURE_SETUP(rsm_to_l2)
 {
@@ -220,10 +206,12 @@ FIXTURE_TEARDOWN(rsm_to_l2)
 /* What VMRUN refuses must not get in through SMM, either. */
 TEST_F(rsm_to_l2, shuts_down_if_vmcb12_is_invalid)
 {
-	struct svm_test_data *svm = setup_l1(self->vcpu, false);
+	struct vmcb *vmcb12 = setup_l1(self->vcpu, false)->vmcb_hva;
 
 	run_to_smi_in_l2(self->vcpu);
-	variant->break_vmcb(svm->vmcb_hva);
+	vmcb12->control.asid &= ~variant->asid;
+	vmcb12->control.intercept &= ~variant->intercept;
+	vmcb12->save.efer &= ~variant->efer;
 	run_rsm_to_shutdown(self->vcpu);
 }
 
