@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <linux/compiler.h>
-
 #include "test_util.h"
 #include "kvm_util.h"
 #include "kvm_test_harness.h"
@@ -24,7 +22,7 @@
 
 #define L2_VALUE		0x5a5a5a5aU
 
-enum guest_stop {
+enum {
 	AT_L2,
 	AT_VMEXIT,
 };
@@ -177,8 +175,8 @@ static void run_l2_to_vmexits(struct kvm_vcpu *vcpu)
 	int i;
 
 	for (i = 0; i < NR_L2_RUNS; i++)
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+		vcpu_run_to_sync(vcpu, AT_VMEXIT);
+	vcpu_run_to_done(vcpu);
 }
 
 FIXTURE(l2_paging) {
@@ -189,21 +187,10 @@ FIXTURE_VARIANT(l2_paging) {
 	const struct l2_mode *mode;
 };
 
-FIXTURE_VARIANT_ADD(l2_paging, unpaged) {
-	.mode = &unpaged,
-};
-
-FIXTURE_VARIANT_ADD(l2_paging, legacy) {
-	.mode = &legacy,
-};
-
-FIXTURE_VARIANT_ADD(l2_paging, legacy_with_lma) {
-	.mode = &legacy_with_lma,
-};
-
-FIXTURE_VARIANT_ADD(l2_paging, pae) {
-	.mode = &pae,
-};
+FIXTURE_VARIANT_ADD(l2_paging, unpaged) { .mode = &unpaged };
+FIXTURE_VARIANT_ADD(l2_paging, legacy) { .mode = &legacy };
+FIXTURE_VARIANT_ADD(l2_paging, legacy_with_lma) { .mode = &legacy_with_lma };
+FIXTURE_VARIANT_ADD(l2_paging, pae) { .mode = &pae };
 
 FIXTURE_SETUP(l2_paging)
 {
@@ -239,9 +226,9 @@ TEST_F(l2_paging, mmio_goes_to_userspace)
 			    run->mmio.is_write ? "Write" : "Read", run->mmio.len,
 			    run->mmio.phys_addr, sizeof(value), MMIO_GPA);
 		memcpy(run->mmio.data, &value, sizeof(value));
-		TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_VMEXIT);
+		vcpu_run_to_sync(vcpu, AT_VMEXIT);
 	}
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 static void l2_sync(void)
@@ -256,14 +243,6 @@ static void l1_run_64bit_l2(struct svm_test_data *svm)
 	run_guest(svm->vmcb, svm->vmcb_gpa);
 	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
 	GUEST_DONE();
-}
-
-static void run_to_64bit_l2(struct kvm_vcpu *vcpu)
-{
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
-	vcpu_run_complete_io(vcpu);
-	TEST_ASSERT(vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE,
-		    "L2 stopped, but vCPU isn't in guest mode");
 }
 
 /* Bits of L1's registers that are set or clear, so that #VMEXIT could not load them. */
@@ -292,7 +271,7 @@ KVM_ONE_VCPU_TEST(l1_in_nested_state, is_refused_if_illegal, l1_run_64bit_l2)
 
 	vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
-	run_to_64bit_l2(vcpu);
+	vcpu_run_to_l2(vcpu, AT_L2);
 	vcpu_svm_nested_state_get(vcpu, &nested);
 
 	/* Don't run the vCPU with a state that goes through: that wouldn't be safe. */
@@ -314,7 +293,7 @@ KVM_ONE_VCPU_TEST(l1_in_nested_state, is_refused_if_illegal, l1_run_64bit_l2)
 	}
 
 	vcpu_nested_state_set(vcpu, &nested.state);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_done(vcpu);
 }
 
 /* KVM that gets these wrong takes the host down: a BUG(), and a NULL dereference. */
@@ -352,14 +331,12 @@ TEST_F(host_may_crash, l1_leaves_long_mode_in_nested_state)
 		SKIP(return, "KVM doesn't support nested NPT");
 
 	vcpu_arch_set_entry_point(vcpu, l1_run_64bit_l2);
-	vm_enable_npt(vcpu->vm);
-	vcpu_alloc_svm(vcpu->vm, &svm_gva);
-	tdp_identity_map_default_memslots(vcpu->vm);
+	__vcpu_alloc_svm(vcpu->vm, true, &svm_gva);
 	vcpu_args_set(vcpu, 1, svm_gva);
 	vcpu_sregs_get(vcpu, &reset_sregs);
 	vcpu_regs_get(vcpu, &reset_regs);
 
-	run_to_64bit_l2(vcpu);
+	vcpu_run_to_l2(vcpu, AT_L2);
 	vcpu_svm_nested_state_get(vcpu, &nested);
 	vmcb->save.efer &= ~(EFER_LME | EFER_LMA);
 	vcpu_nested_state_set(vcpu, &nested.state);
@@ -370,8 +347,8 @@ TEST_F(host_may_crash, l1_leaves_long_mode_in_nested_state)
 
 	vcpu_sregs_set(vcpu, &reset_sregs);
 	vcpu_regs_set(vcpu, &reset_regs);
-	run_to_64bit_l2(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_l2(vcpu, AT_L2);
+	vcpu_run_to_done(vcpu);
 }
 
 int main(int argc, char *argv[])

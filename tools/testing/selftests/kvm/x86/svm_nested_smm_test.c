@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <linux/compiler.h>
-
 #include "test_util.h"
 #include "kvm_util.h"
 #include "kvm_test_harness.h"
@@ -8,69 +6,131 @@
 #include "smm.h"
 #include "svm_util.h"
 
-#define SMRAM_GPA		0x1000000
-
 #define NO_MEMORY_GPA		0xc0000000ul
 
-/* Where the guest stops: at a ucall, or, in SMM, at an IN from the first port. */
-enum guest_stop {
-	AT_SMI = 0xe,
-	AT_L2 = 0x100,
+enum {
+	AT_SMI,
+	AT_RSM,
 };
 
-static const u8 smi_handler[] = {
-	0xe4, AT_SMI,		/* in $AT_SMI, %al */
-	0x0f, 0xaa,		/* rsm */
-};
+static bool has_resumed;
 
-static bool l2_has_resumed;
+static void stop_for_smi(void)
+{
+	GUEST_SYNC(AT_SMI);
+	WRITE_ONCE(has_resumed, true);
+	GUEST_SYNC(AT_RSM);
+}
 
 static void l2_code(void)
 {
-	GUEST_SYNC(AT_L2);
-	WRITE_ONCE(l2_has_resumed, true);
+	stop_for_smi();
 	vmmcall();
 }
 
-static void l1_code(struct svm_test_data *svm)
+static void l1_code(struct svm_test_data *svm, bool in_l1)
 {
 	generic_svm_setup(svm, l2_code);
-	run_guest(svm->vmcb, svm->vmcb_gpa);
-	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+
+	if (in_l1) {
+		stop_for_smi();
+	} else {
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+		GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	}
 	GUEST_DONE();
 }
 
-static bool vcpu_in_l2(struct kvm_vcpu *vcpu)
-{
-	return vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GUEST_MODE;
-}
-
-static struct svm_test_data *setup_l1(struct kvm_vcpu *vcpu)
+static struct svm_test_data *setup_l1(struct kvm_vcpu *vcpu, bool in_l1)
 {
 	struct svm_test_data *svm;
 	gva_t svm_gva;
 
 	svm = vcpu_alloc_svm(vcpu->vm, &svm_gva);
-	vcpu_args_set(vcpu, 1, svm_gva);
+	vcpu_args_set(vcpu, 2, svm_gva, in_l1);
 
 	/* L1 doesn't initialize the host save area: only what KVM saves counts. */
 	memset(svm->save_area_hva, 0xff, getpagesize());
-	setup_smram(vcpu->vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	setup_smi_stop(vcpu);
 	return svm;
 }
 
 static void raise_smi_in_l2(struct kvm_vcpu *vcpu)
 {
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_L2);
-	TEST_ASSERT(vcpu_in_l2(vcpu), "L2 stopped, but vCPU isn't in guest mode");
+	vcpu_run_to_l2(vcpu, AT_SMI);
 	inject_smi(vcpu);
 }
 
 static void run_to_smi_in_l2(struct kvm_vcpu *vcpu)
 {
 	raise_smi_in_l2(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), AT_SMI);
+	vcpu_run_to_io(vcpu, SMI_STOP_PORT);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU in guest mode with the SMI handler running");
+}
+
+static void run_rsm_to_shutdown(struct kvm_vcpu *vcpu)
+{
+	int r = __vcpu_run(vcpu);
+
+	TEST_ASSERT(!r, "KVM_RUN returned %d, errno %d", r, errno);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
+	sync_global_from_guest(vcpu->vm, has_resumed);
+	TEST_ASSERT(!has_resumed, "L2 has resumed, and shut down only after that");
+}
+
+FIXTURE(smi) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_VARIANT(smi) {
+	bool in_l1;
+	u16 nested_flags;
+};
+
+FIXTURE_VARIANT_ADD(smi, in_l1) {
+	.in_l1 = true,
+	.nested_flags = KVM_STATE_NESTED_GIF_SET,
+};
+
+FIXTURE_VARIANT_ADD(smi, in_l2) {
+	.nested_flags = KVM_STATE_NESTED_GIF_SET | KVM_STATE_NESTED_GUEST_MODE,
+};
+
+FIXTURE_SETUP(smi)
+{
+	struct kvm_vcpu_events events;
+
+	vm_create_with_one_vcpu(&self->vcpu, l1_code);
+	setup_l1(self->vcpu, variant->in_l1);
+
+	vcpu_run_to_sync(self->vcpu, AT_SMI);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->nested_flags);
+
+	inject_smi(self->vcpu);
+	vcpu_run_to_io(self->vcpu, SMI_STOP_PORT);
+	vcpu_events_get(self->vcpu, &events);
+	TEST_ASSERT_EQ(events.smi.smm, 1);
+}
+
+FIXTURE_TEARDOWN(smi)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(smi, handler_runs_with_gif_set)
+{
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), KVM_STATE_NESTED_GIF_SET);
+}
+
+TEST_F(smi, rsm_resumes_with_gif_set)
+{
+	vcpu_run_to_sync(self->vcpu, AT_RSM);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->nested_flags);
+
+	vcpu_run_to_done(self->vcpu);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu),
+		       variant->in_l1 ? KVM_STATE_NESTED_GIF_SET : 0);
 }
 
 KVM_ONE_VCPU_TEST_SUITE(smi_in_l2);
@@ -80,7 +140,7 @@ KVM_ONE_VCPU_TEST(smi_in_l2, keeps_l1_control_registers, l1_code)
 {
 	struct kvm_sregs sregs, after;
 
-	setup_l1(vcpu);
+	setup_l1(vcpu, false);
 	vcpu_sregs_get(vcpu, &sregs);
 	sregs.cr0 = (sregs.cr0 | X86_CR0_ET) & ~X86_CR0_WP;
 	sregs.cr4 &= ~X86_CR4_MCE;
@@ -88,7 +148,8 @@ KVM_ONE_VCPU_TEST(smi_in_l2, keeps_l1_control_registers, l1_code)
 	vcpu_sregs_set(vcpu, &sregs);
 
 	run_to_smi_in_l2(vcpu);
-	TEST_ASSERT_EQ(vcpu_run_to_stop(vcpu), GUEST_STOP_DONE);
+	vcpu_run_to_sync(vcpu, AT_RSM);
+	vcpu_run_to_done(vcpu);
 
 	vcpu_sregs_get(vcpu, &after);
 	TEST_ASSERT_EQ(after.cr0, sregs.cr0);
@@ -102,7 +163,7 @@ KVM_ONE_VCPU_TEST(smi_in_l2, without_host_save_area_has_gif_set_or_no_handler, l
 {
 	int r;
 
-	setup_l1(vcpu);
+	setup_l1(vcpu, false);
 	raise_smi_in_l2(vcpu);
 	vcpu_set_msr(vcpu, MSR_VM_HSAVE_PA, NO_MEMORY_GPA);
 
@@ -113,78 +174,80 @@ KVM_ONE_VCPU_TEST(smi_in_l2, without_host_save_area_has_gif_set_or_no_handler, l
 	}
 
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(vcpu->run->io.port, AT_SMI);
+	TEST_ASSERT_EQ(vcpu->run->io.port, SMI_STOP_PORT);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
 }
+
+FIXTURE(rsm_to_l2) {
+	struct kvm_vcpu *vcpu;
+};
+
+/* What is cleared of vmcb12. */
+FIXTURE_VARIANT(rsm_to_l2) {
+	u32 asid;
+	u64 intercept;
+	u64 efer;
+};
+
+FIXTURE_VARIANT_ADD(rsm_to_l2, asid_0) { .asid = -1u };
+FIXTURE_VARIANT_ADD(rsm_to_l2, vmrun_not_intercepted) { .intercept = BIT_ULL(INTERCEPT_VMRUN) };
+FIXTURE_VARIANT_ADD(rsm_to_l2, efer_svme_clear) { .efer = EFER_SVME };
+
+FIXTURE_SETUP(rsm_to_l2)
+{
+	vm_create_with_one_vcpu(&self->vcpu, l1_code);
+}
+
+FIXTURE_TEARDOWN(rsm_to_l2)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+/* What VMRUN refuses must not get in through SMM, either. */
+TEST_F(rsm_to_l2, shuts_down_if_vmcb12_is_invalid)
+{
+	struct vmcb *vmcb12 = setup_l1(self->vcpu, false)->vmcb_hva;
+
+	run_to_smi_in_l2(self->vcpu);
+	vmcb12->control.asid &= ~variant->asid;
+	vmcb12->control.intercept &= ~variant->intercept;
+	vmcb12->save.efer &= ~variant->efer;
+	run_rsm_to_shutdown(self->vcpu);
+}
+
+/* Bits of a VMCB's save area. */
+struct save_bits {
+	u64 cr0;
+	u64 cr4;
+	u64 efer;
+	u64 rflags;
+};
 
 /*
  * An SMI handler, or another vCPU, changes what RSM resumes: L1's state, which
  * KVM keeps in the host save area while the handler runs, or L2's in vmcb12.
  */
-static void test_bad_rsm(struct kvm_vcpu *vcpu,
-			 void (*edit)(struct vmcb_save_area *l1, struct vmcb_save_area *l2))
-{
-	struct svm_test_data *svm = setup_l1(vcpu);
-	struct vmcb *hsave = svm->save_area_hva;
-	struct vmcb *vmcb12 = svm->vmcb_hva;
-	int r;
-
-	run_to_smi_in_l2(vcpu);
-	TEST_ASSERT(hsave->save.efer & EFER_SVME,
-		    "No EFER.SVME in the host save area, EFER is 0x%lx", hsave->save.efer);
-	edit(&hsave->save, &vmcb12->save);
-
-	r = __vcpu_run(vcpu);
-	TEST_ASSERT(!r, "KVM_RUN returned %d, errno %d", r, errno);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
-	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
-	sync_global_from_guest(vcpu->vm, l2_has_resumed);
-	TEST_ASSERT(!l2_has_resumed, "L2 has resumed, and shut down only after that");
-}
-
 FIXTURE(bad_rsm) {
 	struct kvm_vcpu *vcpu;
 };
 
 FIXTURE_VARIANT(bad_rsm) {
-	void (*edit)(struct vmcb_save_area *l1, struct vmcb_save_area *l2);
+	struct save_bits clear;
+	struct save_bits set;
+	/* L2 instead of L1, without long mode; CR3 is only checked in L2. */
+	bool l2_cr3;
 };
 
-#define BAD_RSM(name, edits...)							\
-static void edit_##name(struct vmcb_save_area *l1, struct vmcb_save_area *l2)	\
-{										\
-	edits;									\
-}										\
-										\
-FIXTURE_VARIANT_ADD(bad_rsm, name) {						\
-	.edit = edit_##name,							\
-}
-
-BAD_RSM(l1_cr0_pe_clear, l1->cr0 &= ~X86_CR0_PE);
-BAD_RSM(l1_cr0_pg_clear, l1->cr0 &= ~X86_CR0_PG);
-BAD_RSM(l1_cr4_bit_63, l1->cr4 |= BIT_ULL(63));
-BAD_RSM(l1_efer_lma_without_lme, l1->efer &= ~EFER_LME);
-BAD_RSM(l1_efer_svme_clear, l1->efer &= ~EFER_SVME);
-BAD_RSM(l1_efer_bit_63, l1->efer |= BIT_ULL(63));
-BAD_RSM(l1_rflags_vm, l1->rflags |= X86_EFLAGS_VM);
-
-static void clear_long_mode(struct vmcb_save_area *save)
-{
-	save->efer &= ~(EFER_LME | EFER_LMA);
-}
-
-/* CR3 is only checked when the vCPU is in L2 already. */
-BAD_RSM(l2_cr3_no_paging,
-	clear_long_mode(l2);
-	l2->cr0 &= ~X86_CR0_PG;
-	l2->cr3 |= BIT_ULL(63));
-BAD_RSM(l2_cr3_legacy_paging,
-	clear_long_mode(l2);
-	l2->cr4 &= ~X86_CR4_PAE;
-	l2->cr3 |= BIT_ULL(63));
-BAD_RSM(l2_cr3_pae_paging,
-	clear_long_mode(l2);
-	l2->cr3 |= BIT_ULL(63));
+FIXTURE_VARIANT_ADD(bad_rsm, l1_cr0_pe_clear) { .clear.cr0 = X86_CR0_PE };
+FIXTURE_VARIANT_ADD(bad_rsm, l1_cr0_pg_clear) { .clear.cr0 = X86_CR0_PG };
+FIXTURE_VARIANT_ADD(bad_rsm, l1_cr4_bit_63) { .set.cr4 = BIT_ULL(63) };
+FIXTURE_VARIANT_ADD(bad_rsm, l1_efer_lma_without_lme) { .clear.efer = EFER_LME };
+FIXTURE_VARIANT_ADD(bad_rsm, l1_efer_svme_clear) { .clear.efer = EFER_SVME };
+FIXTURE_VARIANT_ADD(bad_rsm, l1_efer_bit_63) { .set.efer = BIT_ULL(63) };
+FIXTURE_VARIANT_ADD(bad_rsm, l1_rflags_vm) { .set.rflags = X86_EFLAGS_VM };
+FIXTURE_VARIANT_ADD(bad_rsm, l2_cr3_no_paging) { .clear.cr0 = X86_CR0_PG, .l2_cr3 = true };
+FIXTURE_VARIANT_ADD(bad_rsm, l2_cr3_legacy_paging) { .clear.cr4 = X86_CR4_PAE, .l2_cr3 = true };
+FIXTURE_VARIANT_ADD(bad_rsm, l2_cr3_pae_paging) { .l2_cr3 = true };
 
 FIXTURE_SETUP(bad_rsm)
 {
@@ -196,14 +259,32 @@ FIXTURE_TEARDOWN(bad_rsm)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-TEST_F(bad_rsm, shuts_down)
+static void test_bad_rsm(struct kvm_vcpu *vcpu, FIXTURE_VARIANT(bad_rsm) const *bad)
 {
-	test_bad_rsm(self->vcpu, variant->edit);
+	struct svm_test_data *svm = setup_l1(vcpu, false);
+	struct vmcb *hsave = svm->save_area_hva;
+	struct vmcb *vmcb12 = svm->vmcb_hva;
+	struct vmcb_save_area *save = bad->l2_cr3 ? &vmcb12->save : &hsave->save;
+
+	run_to_smi_in_l2(vcpu);
+	TEST_ASSERT(hsave->save.efer & EFER_SVME,
+		    "No EFER.SVME in the host save area, EFER is 0x%lx", hsave->save.efer);
+
+	save->cr0 = (save->cr0 | bad->set.cr0) & ~bad->clear.cr0;
+	save->cr4 = (save->cr4 | bad->set.cr4) & ~bad->clear.cr4;
+	save->efer = (save->efer | bad->set.efer) & ~bad->clear.efer;
+	save->rflags = (save->rflags | bad->set.rflags) & ~bad->clear.rflags;
+	if (bad->l2_cr3) {
+		save->efer &= ~(EFER_LME | EFER_LMA);
+		save->cr3 |= BIT_ULL(63);
+	}
+
+	run_rsm_to_shutdown(vcpu);
 }
 
-static void clear_l1_pae(struct vmcb_save_area *l1, struct vmcb_save_area *l2)
+TEST_F(bad_rsm, shuts_down)
 {
-	l1->cr4 &= ~X86_CR4_PAE;
+	test_bad_rsm(self->vcpu, variant);
 }
 
 /* KVM that gets this wrong WARNs. */
@@ -211,7 +292,9 @@ KVM_ONE_VCPU_TEST_SUITE(host_may_crash);
 
 KVM_ONE_VCPU_TEST(host_may_crash, rsm_to_l1_without_pae, l1_code)
 {
-	test_bad_rsm(vcpu, clear_l1_pae);
+	FIXTURE_VARIANT(bad_rsm) l1_without_pae = { .clear.cr4 = X86_CR4_PAE };
+
+	test_bad_rsm(vcpu, &l1_without_pae);
 }
 
 int main(int argc, char *argv[])

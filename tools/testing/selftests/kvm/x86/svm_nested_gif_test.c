@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "test_util.h"
+#include "kvm_util.h"
+#include "kvm_test_harness.h"
+#include "processor.h"
+#include "apic.h"
+#include "svm_util.h"
+
+#define ICR_IRQ			(APIC_DM_FIXED | 0x30)
+
+/* Enough for any event that KVM injects at, not after, the next VM-Entry. */
+#define NR_SPINS		1000
+
+#define NR_VMEXITS		4
+
+enum {
+	AT_L2,
+	AT_CLGI,
+	AT_STGI,
+	AT_VMEXIT,
+};
+
+/* L1's GIF; L2's virtual GIF, if it has one, is in vmcb12. */
+static bool vcpu_gif(struct kvm_vcpu *vcpu)
+{
+	return vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GIF_SET;
+}
+
+static bool vcpu_l2_vgif(struct kvm_vcpu *vcpu)
+{
+	union svm_nested_state nested;
+	struct vmcb *vmcb12 = (void *)nested.state.data.svm;
+
+	vcpu_svm_nested_state_get(vcpu, &nested);
+	TEST_ASSERT(nested.state.flags & KVM_STATE_NESTED_GUEST_MODE,
+		    "vCPU not in L2, nested flags 0x%x", nested.state.flags);
+	return vmcb12->control.int_ctl & V_GIF_MASK;
+}
+
+static void l2_clgi_stgi(void)
+{
+	GUEST_SYNC(AT_L2);
+	clgi();
+	GUEST_SYNC(AT_CLGI);
+	stgi();
+	GUEST_SYNC(AT_STGI);
+	clgi();
+	vmmcall();
+}
+
+static void l1_l2_gif(struct svm_test_data *svm, u32 int_ctl)
+{
+	generic_svm_setup(svm, l2_clgi_stgi);
+	svm->vmcb->control.int_ctl |= int_ctl;
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_SYNC(AT_VMEXIT);
+}
+
+FIXTURE(l2_gif) {
+	struct kvm_vcpu *vcpu;
+	struct vmcb *vmcb12;
+};
+
+FIXTURE_VARIANT(l2_gif) {
+	bool vgif;
+};
+
+FIXTURE_VARIANT_ADD(l2_gif, no_vgif) { };
+FIXTURE_VARIANT_ADD(l2_gif, vgif) { .vgif = true };
+
+FIXTURE_SETUP(l2_gif)
+{
+	u32 int_ctl = V_GIF_MASK | (variant->vgif ? V_GIF_ENABLE_MASK : 0);
+	gva_t svm_gva;
+
+	if (variant->vgif && !kvm_cpu_has(X86_FEATURE_VGIF))
+		SKIP(return, "No virtual GIF for L2");
+
+	vm_create_with_one_vcpu(&self->vcpu, l1_l2_gif);
+	self->vmcb12 = vcpu_alloc_svm(self->vcpu->vm, &svm_gva)->vmcb_hva;
+	vcpu_args_set(self->vcpu, 2, svm_gva, int_ctl);
+}
+
+FIXTURE_TEARDOWN(l2_gif)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(l2_gif, clgi_and_stgi_act_on_the_right_gif)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	bool vgif = variant->vgif;
+
+	vcpu_run_to_sync(vcpu, AT_L2);
+	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
+	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), true);
+
+	/* Without nested vGIF, V_GIF in vmcb12 is not KVM's to touch. */
+	vcpu_run_to_sync(vcpu, AT_CLGI);
+	TEST_ASSERT_EQ(vcpu_gif(vcpu), vgif);
+	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), !vgif);
+
+	vcpu_run_to_sync(vcpu, AT_STGI);
+	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
+	TEST_ASSERT_EQ(vcpu_l2_vgif(vcpu), true);
+
+	/* L2 exits with its GIF clear, and #VMEXIT clears L1's. */
+	vcpu_run_to_sync(vcpu, AT_VMEXIT);
+	TEST_ASSERT_EQ(vcpu_gif(vcpu), false);
+	TEST_ASSERT_EQ(!!(self->vmcb12->control.int_ctl & V_GIF_MASK), !vgif);
+}
+
+enum gif_stage {
+	GIF_CLEAR,
+	GIF_OPENING,
+	GIF_OPEN,
+};
+
+/* L2's, and what the host has it do. */
+static u64 l2_stage;
+static u64 l2_icr;
+static bool l2_irqs_off;
+
+static void force_vmexits(void)
+{
+	u32 eax, ebx, ecx, edx;
+	int i;
+
+	for (i = 0; i < NR_VMEXITS; i++)
+		cpuid(0, &eax, &ebx, &ecx, &edx);
+}
+
+static void l2_event_code(void)
+{
+	int i;
+
+	if (!l2_irqs_off)
+		sti();
+	clgi();
+	x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | l2_icr);
+	force_vmexits();
+
+	/* Nothing exits on its own before the stage changes. */
+	WRITE_ONCE(l2_stage, GIF_OPENING);
+	stgi();
+	for (i = 0; i < NR_SPINS; i++)
+		barrier();
+	WRITE_ONCE(l2_stage, GIF_OPEN);
+
+	force_vmexits();
+	vmmcall();
+}
+
+static void l1_l2_event(struct svm_test_data *svm, u64 intercept, u32 int_ctl)
+{
+	x2apic_enable();
+	generic_svm_setup(svm, l2_event_code);
+	svm->vmcb->control.intercept |= intercept;
+	svm->vmcb->control.int_ctl |= int_ctl;
+	if (l2_irqs_off)
+		svm->vmcb->control.int_ctl |= V_INTR_MASKING_MASK;
+	sti();
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_DONE();
+}
+
+FIXTURE(l2_event) {
+	struct kvm_vcpu *vcpu;
+	struct vmcb *vmcb12;
+	gva_t svm_gva;
+};
+
+FIXTURE_VARIANT(l2_event) {
+	u64 icr;
+	int intercept;
+	u64 exit_code;
+	/* With V_INTR_MASKING, IRQs obey RFLAGS.IF of L1, not of L2. */
+	bool irqs_off;
+};
+
+FIXTURE_VARIANT_ADD(l2_event, nmi) { APIC_DM_NMI, INTERCEPT_NMI, SVM_EXIT_NMI };
+FIXTURE_VARIANT_ADD(l2_event, smi) { APIC_DM_SMI, INTERCEPT_SMI, SVM_EXIT_SMI };
+FIXTURE_VARIANT_ADD(l2_event, irq) { ICR_IRQ, INTERCEPT_INTR, SVM_EXIT_INTR };
+FIXTURE_VARIANT_ADD(l2_event, irq_with_irqs_off) { ICR_IRQ, INTERCEPT_INTR, SVM_EXIT_INTR, true };
+FIXTURE_VARIANT_ADD(l2_event, init) { APIC_DM_INIT, INTERCEPT_INIT, SVM_EXIT_INIT };
+
+FIXTURE_SETUP(l2_event)
+{
+	if (variant->intercept == INTERCEPT_SMI && !kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM_CAP_X86_SMM not supported");
+
+	vm_create_with_one_vcpu(&self->vcpu, l1_l2_event);
+	self->vmcb12 = vcpu_alloc_svm(self->vcpu->vm, &self->svm_gva)->vmcb_hva;
+
+	l2_icr = variant->icr;
+	l2_irqs_off = variant->irqs_off;
+	sync_global_to_guest(self->vcpu->vm, l2_icr);
+	sync_global_to_guest(self->vcpu->vm, l2_irqs_off);
+}
+
+FIXTURE_TEARDOWN(l2_event)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+/* Returns where L2 was when it exited to L1. */
+static u64 l2_event_stage(struct kvm_vcpu *vcpu, gva_t svm_gva, int intercept, u32 int_ctl)
+{
+	vcpu_args_set(vcpu, 3, svm_gva, BIT_ULL(intercept), int_ctl);
+	vcpu_run_to_done(vcpu);
+
+	sync_global_from_guest(vcpu->vm, l2_stage);
+	return l2_stage;
+}
+
+TEST_F(l2_event, clgi_in_l2_holds_exit_until_stgi)
+{
+	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept, 0);
+
+	TEST_ASSERT(stage != GIF_CLEAR,
+		    "L2 exited with code 0x%lx before STGI",
+		    (u64)self->vmcb12->control.exit_code);
+}
+
+TEST_F(l2_event, clgi_in_l2_lets_it_exit_at_stgi)
+{
+	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept, 0);
+
+	TEST_ASSERT(stage == GIF_OPENING &&
+		    self->vmcb12->control.exit_code == variant->exit_code,
+		    "Wanted exit 0x%lx at stage %u, got 0x%lx at stage %lu",
+		    variant->exit_code, GIF_OPENING,
+		    (u64)self->vmcb12->control.exit_code, stage);
+}
+
+TEST_F(l2_event, virtual_gif_does_not_hold_exit)
+{
+	u64 stage;
+
+	if (!kvm_cpu_has(X86_FEATURE_VGIF))
+		SKIP(return, "No virtual GIF for L2");
+
+	stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept,
+			       V_GIF_ENABLE_MASK | V_GIF_MASK);
+
+	TEST_ASSERT(stage == GIF_CLEAR &&
+		    self->vmcb12->control.exit_code == variant->exit_code,
+		    "Wanted exit 0x%lx at stage %u, got 0x%lx at stage %lu",
+		    variant->exit_code, GIF_CLEAR,
+		    (u64)self->vmcb12->control.exit_code, stage);
+	TEST_ASSERT(!(self->vmcb12->control.int_ctl & V_GIF_MASK),
+		    "CLGI in L2 did not clear V_GIF, int_ctl 0x%x",
+		    self->vmcb12->control.int_ctl);
+}
+
+static void l2_gp_with_init_pending(void)
+{
+	clgi();
+	x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | APIC_DM_INIT);
+	wrmsr(MSR_EFER, ~0ull);
+}
+
+static void l1_gp_with_init_pending(struct svm_test_data *svm)
+{
+	x2apic_enable();
+	generic_svm_setup(svm, l2_gp_with_init_pending);
+	svm->vmcb->control.intercept_exceptions |= BIT(GP_VECTOR);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_EXCP_BASE + GP_VECTOR);
+	GUEST_DONE();
+}
+
+KVM_ONE_VCPU_TEST_SUITE(host_may_crash);
+
+/* GIF=0 blocks INIT, but not the #VMEXIT of an exception. */
+KVM_ONE_VCPU_TEST(host_may_crash, exception_in_l2_with_init_pending, l1_gp_with_init_pending)
+{
+	gva_t svm_gva;
+
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_args_set(vcpu, 1, svm_gva);
+	vcpu_run_to_done(vcpu);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
+
+	return test_harness_run(argc, argv);
+}
