@@ -6,6 +6,8 @@
 #include "apic.h"
 #include "svm_nested_leave.h"
 
+#define HLT			0xf4
+
 #define RESET_PAGE_GPA		0xfffff000
 #define RESET_PAGE_SLOT		10
 
@@ -207,6 +209,9 @@ TEST_F_TIMEOUT(active_l2, ends_with_init_and_sipi, TIMEOUT)
 {
 	struct kvm_vcpu *vcpu = self->l2.vcpu, *sender = self->l2.other_vcpu;
 	struct kvm_sregs sregs;
+
+	/* A vCPU that starts elsewhere than at the SIPI's vector halts. */
+	memset(addr_gpa2hva(vcpu->vm, 0), HLT, vcpu->vm->page_size);
 
 	vcpu_arch_set_entry_point(sender, l1_send_init_and_sipi);
 	vcpu_args_set(sender, 2, vcpu->id, self->l2.low_gpa >> 12);

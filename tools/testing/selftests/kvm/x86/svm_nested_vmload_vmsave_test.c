@@ -133,6 +133,7 @@ static void l1_vmload_vmsave_code(struct svm_test_data *svm,
 
 		GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_HLT);
 		GUEST_ASSERT_EQ(vmcb->save.rip, (u64)variant->l2_code + INSN_SIZE);
+		GUEST_ASSERT_EQ(vmcb->save.rsp, (u64)svm->stack);
 		GUEST_ASSERT_EQ(guest_regs.rax, page0_gpa);
 		GUEST_ASSERT_EQ(guest_regs.rflags & ~X86_EFLAGS_RF, L2_RFLAGS);
 		assert_guest_regs_poisoned();
