@@ -24,13 +24,13 @@ users() {
 		awk -F/ '/^\/proc/ { pid = $3 } /\/dev\/kvm$|anon_inode:kvm-vm$/ { print pid }' | sort -u |
 		while read -r pid; do printf ' %s (%s)' "$(cat "/proc/$pid/comm" 2>/dev/null)" "$pid"; done
 }
-# fitting_tree RELEASE: the tree whose series fits; sets name, BUGS, OPEN, QUIRK and such.
+# fitting_tree RELEASE: the tree whose series fits; sets name, BUGS, OPEN, QUIRK, QEMU_QUIRK and such.
 fitting_tree() {
 	for name in linux-6.1.y linux-6.12.y kvm-x86; do
 		. "$trees/$name"
 		for r in $RELEASES; do case $1 in $r) return ;; esac; done
 	done
-	name='' BUGS='' OPEN='' QUIRK=''
+	name='' BUGS='' OPEN='' QUIRK='' QEMU_QUIRK=''
 }
 
 container() {
@@ -62,7 +62,7 @@ look() {
 	fitting_tree "$(uname -r)"
 	case $model in
 	*'QEMU TCG'*) where='Emulated AMD host (QEMU TCG), not measured on hardware.' ;;
-	*) QUIRK=
+	*) QEMU_QUIRK=
 	   where="On hardware: $model."
 	   ! has hypervisor || where="In a virtual machine: $model." ;;
 	esac
