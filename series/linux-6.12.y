@@ -8,7 +8,7 @@
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2.
 #
-# Patches 1 to 14 are about more than the guest that does it to
+# Patches 1 to 16 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest whose L2 uses PAE paging, with npt=0: BUG() in the host. Who
@@ -40,12 +40,13 @@
 #          No test executes the two there. A build that looks before each VMRUN
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
 #          11 and 13 are taken out.
-#   14     A guest with an L2 that may execute CLGI: WARN in the host, L2 hangs.
-#          Nowhere as of 7.3.4; to be sent to security@kernel.org before anything
-#          is posted in public.
-#
-# Patch 20 shuts L1 down if vmcb12 has no memory on a #VMEXIT (upstream
-# 1b30e7551767).
+#   14     A guest with an L2: WARN in the host, L2 hangs. Nowhere as of 7.3.4;
+#          to be sent to security@kernel.org before anything is posted in
+#          public.
+#   15     L2 without paging, with npt=0: its CR4 for L1's, e.g. no SMEP. Nowhere
+#          as of 7.3.4.
+#   16     Who has /dev/kvm, or a guest that has it take memory away: WARN in the
+#          host (by reading). Upstream 1b30e7551767 (7.1).
 #
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
@@ -77,11 +78,11 @@ arch/x86/kvm/svm/linux-6.12.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.12.y/init-vmcb-owns-vls.patch
 arch/x86/kvm/linux-6.12.y/cpuid-change-in-l2-refused.patch
 arch/x86/kvm/svm/linux-6.12.y/exception-comes-before-init.patch
+arch/x86/kvm/svm/linux-6.12.y/vmexit-restores-l1-cr4.patch
+arch/x86/kvm/svm/linux-6.12.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.12.y/svme-clear-keeps-gif.patch
 arch/x86/kvm/svm/linux-6.12.y/extract-pending-gif-event.patch
 arch/x86/kvm/svm/linux-6.12.y/recalc-intercepts-on-svme.patch
 arch/x86/kvm/svm/linux-6.12.y/gif-set-keeps-stgi-intercept.patch
-arch/x86/kvm/svm/linux-6.12.y/vmexit-restores-l1-cr4.patch
-arch/x86/kvm/svm/linux-6.12.y/vmcb12-gone-shutdown.patch
 arch/x86/kvm/svm/linux-6.12.y/eventinj-checked.patch
 arch/x86/kvm/svm/linux-6.12.y/early-failure-resets-dr7.patch

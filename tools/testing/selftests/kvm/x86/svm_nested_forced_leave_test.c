@@ -6,14 +6,11 @@
 #include "apic.h"
 #include "svm_nested_leave.h"
 
-#define HLT			0xf4
-
 #define RESET_PAGE_GPA		0xfffff000
 #define RESET_PAGE_SLOT		10
 
 #define XEN_HYPERCALL_MSR	0x40000200
 #define UPCALL_VECTOR		0x30
-
 #define NEW_BYTE		0xaa
 
 /* Stops at ucalls, besides those at ports. */
@@ -147,6 +144,21 @@ TEST_F_TIMEOUT(left_l2, loses_page_that_userspace_has_replaced, TIMEOUT)
 }
 
 /* An exception of L2 that is due to exit to L1, as L1 intercepts it, is L2's. */
+static void queue_ud_for_l1(struct kvm_vcpu *vcpu, bool with_init)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	events.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
+	events.exception.pending = true;
+	events.exception.nr = UD_VECTOR;
+	events.smi.latched_init = with_init;
+	vcpu_events_set(vcpu, &events);
+
+	/* KVM_RUN finds out that L1 intercepts it. */
+	vcpu_run_complete_io(vcpu);
+}
+
 TEST_F(left_l2, forgets_exception_for_l1)
 {
 	struct kvm_vcpu *vcpu = self->l2.vcpu;
@@ -155,14 +167,7 @@ TEST_F(left_l2, forgets_exception_for_l1)
 
 	vcpu_svm_nested_state_get(vcpu, &nested);
 
-	vcpu_events_get(vcpu, &events);
-	events.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
-	events.exception.pending = true;
-	events.exception.nr = UD_VECTOR;
-	vcpu_events_set(vcpu, &events);
-
-	/* KVM_RUN finds out that L1 intercepts it. */
-	vcpu_run_complete_io(vcpu);
+	queue_ud_for_l1(vcpu, false);
 	vcpu_events_get(vcpu, &events);
 	TEST_ASSERT_EQ(events.exception.pending, 1);
 
@@ -211,7 +216,7 @@ TEST_F_TIMEOUT(active_l2, ends_with_init_and_sipi, TIMEOUT)
 	struct kvm_sregs sregs;
 
 	/* A vCPU that starts elsewhere than at the SIPI's vector halts. */
-	memset(addr_gpa2hva(vcpu->vm, 0), HLT, vcpu->vm->page_size);
+	memset(addr_gpa2hva(vcpu->vm, 0), 0xf4, vcpu->vm->page_size);
 
 	vcpu_arch_set_entry_point(sender, l1_send_init_and_sipi);
 	vcpu_args_set(sender, 2, vcpu->id, self->l2.low_gpa >> 12);
@@ -223,6 +228,18 @@ TEST_F_TIMEOUT(active_l2, ends_with_init_and_sipi, TIMEOUT)
 	TEST_ASSERT_EQ(sregs.cs.base, self->l2.low_gpa);
 	TEST_ASSERT_EQ(sregs.efer, 0);
 	TEST_ASSERT(!(sregs.cr0 & (X86_CR0_PE | X86_CR0_PG)), "CR0 is 0x%llx", sregs.cr0);
+}
+
+/* GIF=1, and L1 doesn't intercept INIT: the exception is gone with L2. */
+TEST_F(active_l2, ends_with_init_before_its_exception_exits)
+{
+	struct kvm_vcpu *vcpu = self->l2.vcpu;
+	struct kvm_mp_state mp_state;
+
+	queue_ud_for_l1(vcpu, true);
+	vcpu_mp_state_get(vcpu, &mp_state);
+	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
+	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
 }
 
 /* KVM_SET_SREGS looks at CR3 only with EFER.LME and CR0.PG set. */
