@@ -58,8 +58,9 @@
 # Not here, as 6.12.118 has it: KVM_SET_NESTED_STATE with L1's EFER.LMA=1 and
 # EFER.LME=0 makes the host WARN, and the VM is dead (CVE-2026-99345).
 #
-# Not closed, as the emulator has no virtual NMI: with that, an NMI that is
-# pending when L2 is left without a #VMEXIT makes the host WARN (by reading).
+# Not closed, as the emulator has neither (both by reading): with virtual NMI,
+# an NMI that is pending when L2 is left without a #VMEXIT makes the host WARN;
+# with PCID and npt=0, so does L2 without 64-bit paging and with CR4.PCIDE set.
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0, npt=0 and nested=0; not on hardware.
