@@ -89,8 +89,13 @@ step() {
 # use_ccache: what is compiled from here on is kept in the cache. A miss costs no preprocessor of its own.
 use_ccache() { export CCACHE_DIR="$cache/ccache" CCACHE_DEPEND=1; }
 
-# key FILE...: 16 hex digits that stand for the files' content, in this order, and for this Debian.
-key() { { cat "$@" && echo "$debian"; } | sha256sum | cut -c1-16; }
+# key FILE...: 16 hex digits that stand for the files' content, in this order, and for this Debian. There is none if one
+# of them cannot be read.
+key() {
+	local sums
+	sums=$(sha256sum "$@") || exit 2
+	{ echo "$sums" | cut -d' ' -f1; echo "$debian"; } | sha256sum | cut -c1-16
+}
 
 # produce DIR FUNCTION ARG...: unless DIR is there, runs "FUNCTION ARG... SCRATCH" and
 # renames SCRATCH to DIR. If that fails or is interrupted there is no DIR; of two runs

@@ -63,10 +63,12 @@ no_half_module() {
 	not cmp "$was" "$is"
 }
 
-# Whatever is edited, "inputs" prints another key; but for what is another tree's.
+# Whatever is edited, "inputs" prints another key; but for what is another tree's. Names that no file here has are those
+# of users' own.
 @test "whatever is edited, the verdict is made anew" {
 	local copy="$scratch/edits" was is edit
 	copy_of_this "$copy"
+	touch "$copy/a note" "$copy/a'note"
 	was=$("$copy/tools/lab/check/inputs" $tree)
 	for edit in arch/x86/kvm/svm/$tree/init-vmcb-owns-vls.patch mutants/b2-invlpga-unchecked.patch \
 		    tools/testing/selftests/kvm/x86/svm_gif_test.c Documentation/virt/kvm/x86/nested-svm.rst \
@@ -83,9 +85,21 @@ no_half_module() {
 	chmod +x "$scratch/bin/dpkg-query"
 	echo 'another version of a package'
 	[ "$(PATH="$scratch/bin:$PATH" "$copy/tools/lab/check/inputs" $tree)" != "$was" ]
+	echo 'another machine'
+	[ "$(VM_CPU=-vgif "$copy/tools/lab/check/inputs" $tree)" != "$was" ]
+	[ "$(VM_MEMORY=512 "$copy/tools/lab/check/inputs" $tree)" != "$was" ]
 	echo "an edit of another tree's patch is none of $tree"
 	echo '# an edit' >>"$copy/arch/x86/kvm/svm/linux-6.1.y/init-vmcb-owns-vls.patch"
 	[ "$("$copy/tools/lab/check/inputs" $tree)" = "$was" ]
+	echo 'an edit of a mutant that is of two trees, and named after the other'
+	was=$("$copy/tools/lab/check/inputs" linux-6.1.y)
+	edit=$(grep -lE '^Trees:.* linux-6\.1\.y' "$copy"/mutants/*.$tree.patch | head -n 1)
+	echo '# an edit' >>"$edit"
+	[ "$("$copy/tools/lab/check/inputs" linux-6.1.y)" != "$was" ]
+	echo 'a file that is gone'
+	[ -z "$(key "$scratch/gone")" ]
+	mv "$copy/tools/lab/check/judge-fixtures" "$copy"
+	not "$copy/tools/lab/check/inputs" judge-test
 }
 
 @test "shellcheck: every script is clean" {
