@@ -2,10 +2,12 @@
 # Sourced by every script here: where things are, what they take from the environment, how to speak, how to make an
 # artefact whole or not at all. What only some need is in a *.sh in the room that it is about.
 
-
 set -eu
 export LC_ALL=C.UTF-8
 umask 022
+# What users have set for what they type themselves, and for builds of their own.
+unset CDPATH ARCH SUBARCH CROSS_COMPILE LLVM LLVM_IAS C_INCLUDE_PATH CPATH LIBRARY_PATH O OUTPUT W C
+unset $(env | sed -nE 's/^([A-Z]*FLAGS(_[A-Z]*)?|(KBUILD|KCONFIG)_[A-Z_]*)=.*/\1/p')
 
 # All that scripts take from the environment: where empty or not set, it is as if nobody had heard of it.
 : "${BASE:=}"		# DIR: this kernel source, instead of Debian's
@@ -46,11 +48,15 @@ case ${1:-} in
 -h | --help) sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
 esac
 # What was said to the make that called is not for those that are called from here.
-unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
+unset MAKEOVERRIDES MAKELEVEL MAKEFILES
 . "$lab/get/git.sh"
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 2; }
+
+case $top$CACHE in
+*[[:space:]]*) die "a path with a space will not do: this is $top, and CACHE is $CACHE" ;;
+esac
 
 # seconds_since NANOSECONDS: seconds with a decimal since that reading of date +%s%N.
 seconds_since() {

@@ -19,6 +19,16 @@ no_half_module() {
 
 @test "a killed build leaves nothing behind" { no_half_module KILL; }
 
+# With what a kernel developer may have set for builds of another kind.
+@test "what is exported for other builds is in no module" {
+	local module
+	module=$("$lab/build/module" $tree patched)
+	rm -rf "$scratch/plain"
+	mv "$(dirname "$module")" "$scratch/plain"
+	ARCH=arm64 CROSS_COMPILE=none- LLVM=1 KCFLAGS=-Og KBUILD_OUTPUT=$scratch "$lab/build/module" $tree patched
+	cmp "$module" "$scratch/plain/kvm-amd.ko"
+}
+
 @test "two builds at once" {
 	rm -rf "$build/module/$tree-patched"-*
 	"$lab/build/module" $tree patched >"$scratch/one" 3>&- &
