@@ -18,7 +18,7 @@ unset $(env | sed -nE 's/^([A-Z]*FLAGS(_[A-Z]*)?|(KBUILD|KCONFIG)_[A-Z_]*)=.*/\1
 : "${SIGNOFF:=}"	# 1: "series" adds the Signed-off-by of who runs it
 : "${PART:=}" "${V:=}"	# N: "series" writes that part only; it is the Nth time that it is posted
 : "${OUT:=}"		# DIR: where "series" puts it
-: "${HTML:=}"		# FILE: run and bench write what "report" is made of
+: "${HTML:=}"		# FILE: "bench" writes its chart for "report" there
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler
 : "${DEBS:=}"		# DIR: "fetch" keeps packages in there, and takes them from there
 : "${HOST_RELEASE:=}" "${HOST_VERSION:=}"	# uname -r, package version: that kernel of Debian's, not the newest
@@ -80,15 +80,18 @@ step() {
 	else
 		printf '          %s ...\n' "$text" >&2
 	fi
-	"$@" >/dev/null 2>"$log" || rc=$?
-	[ -z "$ticker" ] || { kill "$ticker"; printf '\r\033[K' >&2; }
-	if [ $rc = 0 ]; then
-		printf '%6.1f s  %s\n' "$(seconds_since "$start")" "$text" >&2
-	else
-		say "  FAILED  $text"
-		tail -n 30 "$log" >&2
-	fi
-	rm -f "$log"
+	# shellcheck disable=SC2094 # The log has no name from here on, so that none is left, whatever ends this.
+	{
+		rm "$log"
+		"$@" >/dev/null 2>&7 7>&- || rc=$?
+		[ -z "$ticker" ] || { kill "$ticker"; printf '\r\033[K' >&2; }
+		if [ $rc = 0 ]; then
+			printf '%6.1f s  %s\n' "$(seconds_since "$start")" "$text" >&2
+		else
+			say "  FAILED  $text"
+			tail -n 30 /dev/fd/7 >&2
+		fi
+	} 7>"$log"
 	[ $rc = 0 ] || exit 2
 }
 

@@ -19,6 +19,12 @@ no_half_module() {
 
 @test "a killed build leaves nothing behind" { no_half_module KILL; }
 
+@test "an interrupted step leaves nothing behind" {
+	mkdir "$scratch/tmp"
+	TMPDIR=$scratch/tmp timeout -s INT 1 sh -c '. "$(dirname "$0")/../common.sh"; step "of a test" sleep 9' "$lab/check/test" || :
+	rmdir "$scratch/tmp"
+}
+
 # With what a kernel developer may have set for builds of another kind.
 @test "what is exported for other builds is in no module" {
 	local module
