@@ -118,6 +118,27 @@ no_half_module() {
 	not "$copy/tools/lab/check/inputs" judge-test
 }
 
+# A source without git of its own, in a repository that is about something else.
+@test "BASE that lies in a git tree: an edit of what is taken of it is another kernel" {
+	local source="$scratch/outer/linux" was is edit
+	mkdir "$scratch/outer"
+	cp -r "$("$lab/build/assemble" --base $tree)" "$source"
+	rm -rf "$source/.git"
+	printf '%s\n' 'VERSION = 6' 'PATCHLEVEL = 12' 'SUBLEVEL = 0' >"$source/Makefile"
+	git init -q "$scratch/outer"
+	git -C "$scratch/outer" commit -q --allow-empty -m outer
+	export BASE="$source"
+	was=$("$lab/get/fetch" $tree name)
+	for edit in arch/x86/kvm/svm/svm.c arch/x86/include/asm/kvm_host.h virt/kvm/kvm_main.c Makefile MAINTAINERS \
+		    Documentation/virt/kvm/api.rst tools/testing/selftests/kvm/Makefile; do
+		echo "an edit of $edit"
+		echo '# an edit' >>"$source/$edit"
+		is=$("$lab/get/fetch" $tree name)
+		[ "$is" != "$was" ]
+		was=$is
+	done
+}
+
 @test "shellcheck: every script is clean" {
 	cd "$top"
 	shellcheck tools/lab/boot/guest-run tools/lab/verdict/guests tools/lab/check/judge-fixtures tools/lab/check/helper.bash \
