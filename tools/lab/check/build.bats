@@ -79,6 +79,21 @@ no_half_module() {
 	not cmp "$was" "$is"
 }
 
+@test "another compiler, or another choice of files: nothing is as it was" {
+	local copy="$scratch/choice" base
+	mkdir "$scratch/gcc"
+	printf '#!/bin/sh\n[ "$1" = --version ]\n' >"$scratch/gcc/$gcc"
+	chmod +x "$scratch/gcc/$gcc"
+	"$lab/build/module" $tree patched
+	not env PATH="$scratch/gcc:$PATH" "$lab/build/module" $tree patched
+	"$lab/build/selftests"
+	not env PATH="$scratch/gcc:$PATH" "$lab/build/selftests"
+	copy_of_this "$copy"
+	base=$("$copy/tools/lab/build/assemble" --base $tree)
+	echo '# an edit' >>"$copy/tools/lab/get/parts.sh"
+	[ "$base" != "$("$copy/tools/lab/build/assemble" --base $tree)" ]
+}
+
 # Whatever is edited, "inputs" prints another key; but for what is another tree's. Names that no file here has are those
 # of users' own.
 @test "whatever is edited, the verdict is made anew" {
