@@ -26,7 +26,7 @@ export $(variables)
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
-test: ## Everything that must hold; ends "N passed, N failed, N skipped"
+test: ## All checks but prefixes, applies and upstream-tests; ends "N passed, N failed, N skipped"
 	@tools/lab/check/test
 fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants root
 	@tools/lab/check/fresh-machine
@@ -75,5 +75,5 @@ help: ## This
 	@echo; echo 'BASE=dir uses that kernel source instead of Debian'\''s, with any of them; what is slow is built once.'
 	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache; FRESH=1 runs again what has not changed, too.'
 	@echo 'Exit status: 0 all is as it should be; 1 something is red, or has no verdict; 2 that could not be'
-	@echo 'found out. make itself passes each of the latter on as 2; tools/lab/TARGET (on-host for host) does'
+	@echo 'found out. make itself passes each of the latter on as 2; tools/lab/*/TARGET (on-host for host) does'
 	@echo 'not, tools/lab/boot/vm returns that of CMD, and host-try 3 if it could not put the shipped module back.'

@@ -2,10 +2,12 @@
 # Sourced by every script here: where things are, what they take from the environment, how to speak, how to make an
 # artefact whole or not at all. What only some need is in a *.sh in the room that it is about.
 
-
 set -eu
 export LC_ALL=C.UTF-8
 umask 022
+# What users have set for what they type themselves, and for builds of their own.
+unset CDPATH ARCH SUBARCH CROSS_COMPILE LLVM LLVM_IAS C_INCLUDE_PATH CPATH LIBRARY_PATH O OUTPUT W C
+unset $(env | sed -nE 's/^([A-Z]*FLAGS(_[A-Z]*)?|(KBUILD|KCONFIG)_[A-Z_]*)=.*/\1/p')
 
 # All that scripts take from the environment: where empty or not set, it is as if nobody had heard of it.
 : "${BASE:=}"		# DIR: this kernel source, instead of Debian's
@@ -16,7 +18,7 @@ umask 022
 : "${SIGNOFF:=}"	# 1: "series" adds the Signed-off-by of who runs it
 : "${PART:=}" "${V:=}"	# N: "series" writes that part only; it is the Nth time that it is posted
 : "${OUT:=}"		# DIR: where "series" puts it
-: "${HTML:=}"		# FILE: run and bench write what "report" is made of
+: "${HTML:=}"		# FILE: "bench" writes its chart for "report" there
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler
 : "${DEBS:=}"		# DIR: "fetch" keeps packages in there, and takes them from there
 : "${HOST_RELEASE:=}" "${HOST_VERSION:=}"	# uname -r, package version: that kernel of Debian's, not the newest
@@ -46,11 +48,15 @@ case ${1:-} in
 -h | --help) sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
 esac
 # What was said to the make that called is not for those that are called from here.
-unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
+unset MAKEOVERRIDES MAKELEVEL MAKEFILES
 . "$lab/get/git.sh"
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 2; }
+
+case $top$CACHE in
+*[[:space:]]*) die "a path with a space will not do: this is $top, and CACHE is $CACHE" ;;
+esac
 
 # seconds_since NANOSECONDS: seconds with a decimal since that reading of date +%s%N.
 seconds_since() {
@@ -74,23 +80,31 @@ step() {
 	else
 		printf '          %s ...\n' "$text" >&2
 	fi
-	"$@" >/dev/null 2>"$log" || rc=$?
-	[ -z "$ticker" ] || { kill "$ticker"; printf '\r\033[K' >&2; }
-	if [ $rc = 0 ]; then
-		printf '%6.1f s  %s\n' "$(seconds_since "$start")" "$text" >&2
-	else
-		say "  FAILED  $text"
-		tail -n 30 "$log" >&2
-	fi
-	rm -f "$log"
+	# shellcheck disable=SC2094 # The log has no name from here on, so that none is left, whatever ends this.
+	{
+		rm "$log"
+		"$@" >/dev/null 2>&7 7>&- || rc=$?
+		[ -z "$ticker" ] || { kill "$ticker"; printf '\r\033[K' >&2; }
+		if [ $rc = 0 ]; then
+			printf '%6.1f s  %s\n' "$(seconds_since "$start")" "$text" >&2
+		else
+			say "  FAILED  $text"
+			tail -n 30 /dev/fd/7 >&2
+		fi
+	} 7>"$log"
 	[ $rc = 0 ] || exit 2
 }
 
 # use_ccache: what is compiled from here on is kept in the cache. A miss costs no preprocessor of its own.
 use_ccache() { export CCACHE_DIR="$cache/ccache" CCACHE_DEPEND=1; }
 
-# key FILE...: 16 hex digits that stand for the files' content, in this order, and for this Debian.
-key() { { cat "$@" && echo "$debian"; } | sha256sum | cut -c1-16; }
+# key FILE...: 16 hex digits that stand for the files' content, in this order, and for this Debian. There is none if one
+# of them cannot be read.
+key() {
+	local sums
+	sums=$(sha256sum "$@") || exit 2
+	{ echo "$sums" | cut -d' ' -f1; echo "$debian"; } | sha256sum | cut -c1-16
+}
 
 # produce DIR FUNCTION ARG...: unless DIR is there, runs "FUNCTION ARG... SCRATCH" and
 # renames SCRATCH to DIR. If that fails or is interrupted there is no DIR; of two runs

@@ -2,8 +2,8 @@
 # How a check is made and said.
 
 # check TEXT COMMAND...: prints TEXT and whether COMMAND succeeds, with what it says if it does not;
-# counts in passed and failed, and names it in $red. Needs a directory $scratch.
-passed=0 failed=0 red=
+# counts in passed and failed. Needs a directory $scratch.
+passed=0 failed=0
 check() {
 	local text="$1" start out
 	start=$(date +%s%N) out=$(mktemp -p "$scratch")
@@ -13,8 +13,6 @@ check() {
 		printf 'ok      %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
 	else
 		failed=$((failed + 1))
-		red="$red
-NOT ok  $text"
 		printf 'NOT ok  %6.1f s  %s\n' "$(seconds_since "$start")" "$text"
 		sed 's/^/    /' "$out" | tail -n 40
 	fi

@@ -52,6 +52,21 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 	grep another-name "$copy/series/$tree"
 }
 
+# ^C at the first thing that it copies.
+@test "refresh: interrupted while it writes, it writes all" {
+	copy_of_this "$copy"
+	rm -rf "$copy/build/tree"
+	"$copy/tools/lab/build/tree" $tree
+	git -C "$copy/build/tree/$tree" commit -q --amend -m 'Another subject'
+	mkdir "$scratch/bin"
+	printf '#!/bin/sh\n[ ! -d "$2" ] || kill -INT $PPID\nexec /bin/cp "$@"\n' >"$scratch/bin/cp"
+	chmod +x "$scratch/bin/cp"
+	PATH="$scratch/bin:$PATH" env --default-signal=INT "$copy/tools/lab/build/tree" --refresh $tree
+	grep another-subject "$copy/series/$tree"
+	"$copy/tools/lab/build/tree" --refresh $tree
+	git -C "$copy" checkout -q .
+}
+
 @test "without a name in git, only SIGNOFF=1 needs one" {
 	mkdir -p "$scratch/nobody"
 	git -C "$copy" checkout -q arch series

@@ -67,16 +67,70 @@ no_qemu_left() {
 	diff "$scratch/idle" "$scratch/busy"
 }
 
-# Guests that do all that they are to, and then their kernel complains; in a copy, with what has been built here.
-@test "what a guest complains of after its last test" {
-	local copy="$scratch/complaining" d
+# stand_ins COPY: "bench" there gets to its end in a second: a module is what COPY/module prints, which gets the variant,
+# and a guest what COPY/guest does.
+stand_ins() {
+	local copy="$1"
 	copy_of_this "$copy"
-	mkdir "$copy/build"
-	for d in assembled base module; do ln -s "$build/$d" "$copy/build"; done
-	cat >"$copy/tools/lab/boot/vm" <<-'EOT'
-		#!/bin/sh
+	mkdir -p "$copy/build" "$copy/ko"
+	ln -s "$build/base" "$copy/build"
+	cp "$("$lab/get/fetch" $newest kernel)/ko/irqbypass.ko" "$copy/ko/kvm-amd.ko"
+	touch "$copy/ko/kvm.ko" "$copy/ko/bench"
+	printf '#!/bin/sh\necho %s\n' "$copy/ko" >"$copy/tools/lab/build/selftests"
+	printf '#!/bin/sh\n. %s\n' "$copy/module" >"$copy/tools/lab/build/module"
+	printf '#!/bin/sh\n. %s\n' "$copy/guest" >"$copy/tools/lab/boot/vm"
+	echo "echo $copy/ko/kvm-amd.ko" >"$copy/module"
+	cat >"$copy/guest" <<-'EOT'
+		for set in default vgif=0,vls=0; do
+			echo "## $set bench"
+			for op in a b c d e f g h i j k l; do echo "$op|1|0"; done
+		done
+	EOT
+}
+
+@test "bench: no goal is met by what was not measured" {
+	local copy="$scratch/unmeasured" bench goal
+	bench=$copy/tools/lab/check/bench
+	stand_ins "$copy"
+	echo 'operations that have other names'
+	says 1 '^NOT ok  VMLOAD with SVME=1: ' "$bench" $newest
+	for goal in VMSAVE STGI CLGI 'VMLOAD, VMRUN' CPUID 'WRMSR of EFER, SVME' KVM_SET_SREGS 'text of what protects'; do
+		grep "^NOT ok  $goal" "$scratch/says"
+	done
+	not grep '^ok ' "$scratch/says"
+	echo 'a commit in the middle that does not build'
+	echo "case \$2 in */of-base) ;; */of-*) exit 2 ;; esac; echo $copy/ko/kvm-amd.ko" >"$copy/module"
+	says 2 'FAILED  sizes' "$bench" $newest
+	echo 'a patch that has another name'
+	echo "echo $copy/ko/kvm-amd.ko" >"$copy/module"
+	git -C "$copy" mv arch/x86/kvm/svm/kvm-x86/exception-comes-before-init.patch arch/x86/kvm/svm/kvm-x86/another-name.patch
+	sed -i 's,exception-comes-before-init,another-name,' "$copy/series/kvm-x86"
+	says 2 'series/kvm-x86 .* exception-comes-before-init' "$bench" $newest
+	git -C "$copy" mv arch/x86/kvm/svm/$tree/recalc-intercepts-on-svme.patch arch/x86/kvm/svm/$tree/another-name.patch
+	sed -i 's,recalc-intercepts-on-svme,another-name,' "$copy/series/$tree"
+	says 2 "series/$tree .* B1 and B5" "$bench" $tree
+}
+
+@test "bench: no guest is left after SIGINT" {
+	local copy="$scratch/interrupted"
+	stand_ins "$copy"
+	echo 'exec sleep 99' >"$copy/guest"
+	env --default-signal=INT setsid "$copy/tools/lab/check/bench" $newest >"$scratch/bench" 2>&1 3>&- &
+	session=$!
+	until [ "$(pgrep -c -s $session -x sleep)" = 2 ]; do kill -0 $session; sleep 0.2; done
+	kill -INT -$session
+	wait $session || :
+	sleep 1
+	not pgrep -r D,R,S -s $session
+	session=
+}
+
+# Guests that do all that they are to, and then their kernel complains.
+@test "what a guest complains of after its last test" {
+	local copy="$scratch/complaining"
+	stand_ins "$copy"
+	cat >>"$copy/guest" <<-'EOT'
 		: >"${VM_LOG:-/dev/null}"
-		for o in a b c d e f g h i j k l m n o p q r s t u v w x; do echo "$o|1|1"; done
 		set -- $4 bench
 		echo "## $3 selftests"
 		shift 3
@@ -86,8 +140,6 @@ no_qemu_left() {
 		echo "vm: the kernel complained: of a test" >&2
 		exit 125
 	EOT
-	printf '#!/bin/sh\necho %s\n' "$copy/tools" >"$copy/tools/lab/build/selftests"
-	touch "$copy/tools/bench"
 	says 2 'kernel complained: of a test' "$copy/tools/lab/check/bench" $tree
 	says 1 'kernel complained: of a test' "$copy/tools/lab/verdict/upstream-tests" $tree
 	grep '^shipped: a guest did not end' "$scratch/says"
