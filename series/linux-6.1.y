@@ -99,4 +99,7 @@ arch/x86/kvm/svm/linux-6.1.y/l2-vmmcall-ud.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-forgets-injection.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-clears-eventinj.patch
 arch/x86/kvm/svm/linux-6.1.y/eventinj-checked.patch
+arch/x86/kvm/svm/linux-6.1.y/no-dummy-interrupt-in-l2.patch
+arch/x86/kvm/svm/linux-6.1.y/l2-gp-of-svm-instructions.patch
+arch/x86/kvm/svm/linux-6.1.y/l2-skinit-ud.patch
 arch/x86/kvm/svm/linux-6.1.y/early-failure-resets-dr7.patch

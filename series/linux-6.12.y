@@ -86,4 +86,6 @@ arch/x86/kvm/svm/linux-6.12.y/extract-pending-gif-event.patch
 arch/x86/kvm/svm/linux-6.12.y/recalc-intercepts-on-svme.patch
 arch/x86/kvm/svm/linux-6.12.y/gif-set-keeps-stgi-intercept.patch
 arch/x86/kvm/svm/linux-6.12.y/eventinj-checked.patch
+arch/x86/kvm/svm/linux-6.12.y/l2-gp-of-svm-instructions.patch
+arch/x86/kvm/svm/linux-6.12.y/l2-skinit-ud.patch
 arch/x86/kvm/svm/linux-6.12.y/early-failure-resets-dr7.patch
