@@ -8,6 +8,9 @@
 # doesn't intercept it, L2 makes no progress. If L2 clears EFER.SVME, L1
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2. EVENTINJ outlives a #VMEXIT.
+# L2 takes an interrupt with vector 0 that nobody has sent. L2's SKINIT exits
+# to L1, and on CPUs without SVME_ADDR_CHK so do VMRUN, VMLOAD and VMSAVE at
+# CPL 3.
 #
 # Patches 1 to 18 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:

@@ -6,7 +6,8 @@
 # VMLOAD, VMSAVE, STGI and CLGI are executed although EFER.SVME is 0, in
 # every VM. If a nested guest (L2) clears EFER.SVME, its hypervisor (L1)
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
-# gets L2's CR4 on a #VMEXIT from an unpaged L2.
+# gets L2's CR4 on a #VMEXIT from an unpaged L2. L2's SKINIT exits to L1, and
+# on CPUs without SVME_ADDR_CHK so do VMRUN, VMLOAD and VMSAVE at CPL 3.
 #
 # Patches 1 to 16 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
