@@ -6,7 +6,8 @@
 #include "apic.h"
 #include "svm_util.h"
 
-#define ICR_IRQ			(APIC_DM_FIXED | 0x30)
+#define IRQ_VECTOR		0x30
+#define ICR_IRQ			(APIC_DM_FIXED | IRQ_VECTOR)
 
 /* Enough for any event that KVM injects at, not after, the next VM-Entry. */
 #define NR_SPINS		1000
@@ -252,6 +253,103 @@ TEST_F(l2_event, virtual_gif_does_not_hold_exit)
 	TEST_ASSERT(!(self->vmcb12->control.int_ctl & V_GIF_MASK),
 		    "CLGI in L2 did not clear V_GIF, int_ctl 0x%x",
 		    self->vmcb12->control.int_ctl);
+}
+
+static u64 nr_vectors_0;
+static u64 nr_irqs;
+static u64 nr_irqs_in_l2;
+
+static void vector_0_handler(struct ex_regs *regs)
+{
+	nr_vectors_0++;
+}
+
+static void irq_handler(struct ex_regs *regs)
+{
+	nr_irqs++;
+	x2apic_write_reg(APIC_EOI, 0);
+}
+
+/* KVM asks for a window while GIF=0, and may find that there is none for L1's IRQs. */
+static void l2_irq_code(void)
+{
+	int i;
+
+	clgi();
+	x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | ICR_IRQ);
+	force_vmexits();
+	stgi();
+	for (i = 0; i < NR_SPINS; i++)
+		barrier();
+	WRITE_ONCE(nr_irqs_in_l2, nr_irqs);
+	vmmcall();
+}
+
+/* L2's IRQs are on, but with V_INTR_MASKING it is L1's that count. */
+FIXTURE_VARIANT(l2_irq) {
+	bool l1_irqs_on;
+	u64 intercept;
+	u64 exit_code;
+	u64 nr_irqs_in_l2;
+};
+
+static void l1_irq_code(struct svm_test_data *svm, FIXTURE_VARIANT(l2_irq) const *variant)
+{
+	struct vmcb *vmcb = svm->vmcb;
+
+	x2apic_enable();
+	generic_svm_setup(svm, l2_irq_code);
+	vmcb->control.intercept |= variant->intercept;
+	vmcb->control.int_ctl |= V_INTR_MASKING_MASK;
+	guest_regs.rflags = X86_EFLAGS_FIXED | X86_EFLAGS_IF;
+	if (variant->l1_irqs_on)
+		sti();
+	run_guest(vmcb, svm->vmcb_gpa);
+
+	__GUEST_ASSERT(!nr_vectors_0, "Wanted no interrupt with vector 0 in L2, got %lu",
+		       nr_vectors_0);
+	__GUEST_ASSERT(!(vmcb->control.int_ctl & V_IRQ_MASK),
+		       "Wanted no V_IRQ in vmcb12, got int_ctl 0x%x", vmcb->control.int_ctl);
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, variant->exit_code);
+	GUEST_ASSERT_EQ(nr_irqs_in_l2, variant->nr_irqs_in_l2);
+
+	sti();
+	stgi();
+	force_vmexits();
+	GUEST_ASSERT_EQ(nr_irqs, 1);
+	GUEST_DONE();
+}
+
+FIXTURE(l2_irq) {
+	struct kvm_vcpu *vcpu;
+};
+
+#define INTR			BIT_ULL(INTERCEPT_INTR)
+
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1) { false, 0, SVM_EXIT_VMMCALL };
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1_intercepted) { false, INTR, SVM_EXIT_VMMCALL };
+FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1) { true, 0, SVM_EXIT_VMMCALL, 1 };
+FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1_intercepted) { true, INTR, SVM_EXIT_INTR };
+
+FIXTURE_SETUP(l2_irq)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&self->vcpu, l1_irq_code);
+	gva_t svm_gva;
+
+	vcpu_alloc_svm(vm, &svm_gva);
+	vcpu_args_set(self->vcpu, 2, svm_gva, variant);
+	vm_install_exception_handler(vm, 0, vector_0_handler);
+	vm_install_exception_handler(vm, IRQ_VECTOR, irq_handler);
+}
+
+FIXTURE_TEARDOWN(l2_irq)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(l2_irq, comes_as_itself_where_l1_wants_it)
+{
+	vcpu_run_to_done(self->vcpu);
 }
 
 static void l2_gp_with_init_pending(void)

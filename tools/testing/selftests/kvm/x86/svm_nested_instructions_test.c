@@ -30,6 +30,7 @@ enum svm_opcode {
 	VMSAVE	= 0xdb,
 	STGI	= 0xdc,
 	CLGI	= 0xdd,
+	SKINIT	= 0xde,
 	INVLPGA	= 0xdf,
 };
 
@@ -85,6 +86,8 @@ enum l2_insn_flags {
 	UNKNOWN_NR	= BIT(1),
 	NO_QUIRK	= BIT(2),
 	TOGGLE_SVME	= BIT(3),
+	/* L1 has no such instruction, so its intercept is for nothing. */
+	NOT_IN_CPUID	= BIT(4),
 };
 
 FIXTURE_VARIANT(l2_insn) {
@@ -102,7 +105,7 @@ static void l1_insn_code(struct svm_test_data *svm,
 	struct vmcb *vmcb = svm->vmcb;
 	bool is_vmmcall = variant->opcode == VMMCALL;
 	bool is_hlt = variant->exit_code == SVM_EXIT_HLT;
-	bool is_ud_in_l2 = is_hlt && is_vmmcall;
+	bool is_ud_in_l2 = is_hlt && (is_vmmcall || variant->flags & NOT_IN_CPUID);
 	const u64 insn = (u64)l2_code.insn;
 	u64 rax;
 
@@ -120,6 +123,8 @@ static void l1_insn_code(struct svm_test_data *svm,
 		/* Exit codes of instructions are in the order of their intercepts. */
 		if (variant->exit_code >= SVM_EXIT_INTR)
 			vmcb->control.intercept |= BIT_ULL(variant->exit_code - SVM_EXIT_INTR);
+		if (variant->flags & NOT_IN_CPUID)
+			vmcb->control.intercept |= BIT_ULL(INTERCEPT_SKINIT);
 
 		guest_regs_poison();
 		guest_regs.rax = rax;
@@ -183,6 +188,8 @@ L2_INSN(clgi_not_intercepted) { CLGI, SVM_EXIT_HLT, ALL };
 L2_INSN(clgi_not_intercepted_svme_toggled) { CLGI, SVM_EXIT_HLT, ALL, TOGGLE_SVME };
 L2_INSN(invlpga_not_intercepted) { INVLPGA, SVM_EXIT_HLT, ALL };
 L2_INSN(invlpga_not_intercepted_svme_toggled) { INVLPGA, SVM_EXIT_HLT, ALL, TOGGLE_SVME };
+L2_INSN(skinit_intercepted) { SKINIT, SVM_EXIT_HLT, 0, NOT_IN_CPUID };
+L2_INSN(skinit_and_ud_intercepted) { SKINIT, SVM_EXIT_UD, UD, NOT_IN_CPUID };
 
 static void write_l2_code(struct kvm_vm *vm, enum svm_opcode opcode, bool emulated)
 {
@@ -258,6 +265,93 @@ TEST_F(l2_insn, npt)
 		SKIP(return, "KVM doesn't support nested NPT");
 
 	test_insn(self->vcpu, variant, true);
+}
+
+/*
+ * L1 intercepts only VMRUN, and CPL comes before that.  KVM intercepts #GP on CPUs that
+ * raise it for some addresses that aren't wrong, and has to give L2 those that are due.
+ */
+FIXTURE(l2_gp) {
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_VARIANT(l2_gp) {
+	enum svm_opcode opcode;
+	u8 cpl;
+	/* In addition to a legal one. */
+	u64 rax;
+};
+
+static u64 gp_rip, gp_error_code = POISON;
+
+static void gp_handler(struct ex_regs *regs)
+{
+	gp_rip = regs->rip;
+	gp_error_code = regs->error_code;
+	vmmcall();
+}
+
+static void l1_gp_code(struct svm_test_data *svm, FIXTURE_VARIANT(l2_gp) const *variant)
+{
+	struct vmcb *vmcb = svm->vmcb;
+
+	generic_svm_setup(svm, l2_code.insn);
+	vmcb->save.cpl = variant->cpl;
+	vmcb->save.cs.attrib |= variant->cpl << SVM_SELECTOR_DPL_SHIFT;
+	vmcb->save.ss.attrib |= variant->cpl << SVM_SELECTOR_DPL_SHIFT;
+	guest_regs.rax = svm->msr_gpa | variant->rax;
+	guest_regs.rflags = X86_EFLAGS_FIXED;
+	run_guest(vmcb, svm->vmcb_gpa);
+
+	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_ASSERT_EQ(gp_rip, (u64)l2_code.insn);
+	GUEST_ASSERT_EQ(gp_error_code, 0);
+	GUEST_DONE();
+}
+
+FIXTURE_VARIANT_ADD(l2_gp, vmrun_at_cpl3) { VMRUN, 3 };
+FIXTURE_VARIANT_ADD(l2_gp, vmload_at_cpl3) { VMLOAD, 3 };
+FIXTURE_VARIANT_ADD(l2_gp, vmsave_at_cpl3) { VMSAVE, 3 };
+FIXTURE_VARIANT_ADD(l2_gp, vmload_of_misaligned_rax) { VMLOAD, 0, 8 };
+FIXTURE_VARIANT_ADD(l2_gp, vmload_of_illegal_rax) { VMLOAD, 0, BIT_ULL(63) };
+FIXTURE_VARIANT_ADD(l2_gp, vmsave_of_illegal_rax) { VMSAVE, 0, BIT_ULL(63) };
+
+static void allow_user_access(struct kvm_vm *vm, gva_t gva)
+{
+	u64 *pte = &vm->mmu.pgd;
+	int level;
+
+	for (level = vm->mmu.pgtable_levels; level; level--) {
+		pte = addr_gpa2hva(vm, PTE_GET_PA(*pte));
+		pte += gva >> (PAGE_SHIFT + 9 * (level - 1)) & 511;
+		*pte |= PTE_USER_MASK(&vm->mmu);
+	}
+}
+
+FIXTURE_SETUP(l2_gp)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&self->vcpu, l1_gp_code);
+	struct svm_test_data *svm;
+	gva_t svm_gva;
+
+	svm = vcpu_alloc_svm(vm, &svm_gva);
+	vcpu_args_set(self->vcpu, 2, svm_gva, variant);
+	vm_install_exception_handler(vm, GP_VECTOR, gp_handler);
+	write_l2_code(vm, variant->opcode, false);
+	allow_user_access(vm, (gva_t)&l2_code);
+
+	/* RSP for CPL 0, in the TSS. */
+	memcpy(addr_gva2hva(vm, vm->arch.tss) + 4, &svm->stack, sizeof(svm->stack));
+}
+
+FIXTURE_TEARDOWN(l2_gp)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(l2_gp, is_not_a_vmexit)
+{
+	vcpu_run_to_done(self->vcpu);
 }
 
 /* L2's own VMRUN, of the VMCB that L1 left in RAX, and that VMRUN would fail for. */
