@@ -8,9 +8,9 @@
 # doesn't intercept it, L2 makes no progress. If L2 clears EFER.SVME, L1
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
 # gets L2's CR4 on a #VMEXIT from an unpaged L2. EVENTINJ outlives a #VMEXIT.
-# L2 takes an interrupt with vector 0 that nobody has sent. L2's SKINIT exits
-# to L1, and on CPUs without SVME_ADDR_CHK so do VMRUN, VMLOAD and VMSAVE at
-# CPL 3.
+# L2 takes an interrupt with vector 0 that nobody has sent. L1 gets a #VMEXIT
+# for SKINIT in L2, and on older CPUs for VMRUN, VMLOAD and VMSAVE in user mode
+# of L2, which are exceptions.
 #
 # Patches 1 to 18 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
@@ -59,6 +59,15 @@
 # "Forget L1's injections into L2 on #VMEXIT" repairs the backport of
 # 8998e1d012f3, whose lines ended up in another function.
 #
+# Patch 27 keeps L2 from an interrupt with vector 0, i.e. a divide error, while
+# an IRQ for L1 is pending. Upstream 5faaffab5ba8 and 7334ede457c6 (6.4).
+#
+# Patches 28 and 29 are about exits that L1 need not know. Patch 28: user mode
+# of L2 causes them with VMRUN, VMLOAD and VMSAVE, on CPUs without
+# SVME_ADDR_CHK, and with kvm.enable_vmware_backdoor on any. Upstream
+# 783cf7d01fb8 and 435741a4e766 (7.1). Patch 29: L2's kernel does with SKINIT.
+# Upstream 1d1722e52fcd (7.0).
+#
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
@@ -69,6 +78,11 @@
 # Left out is upstream's 184bd464bdb6, by which KVM_SET_SREGS refuses an EFER
 # that CPUID doesn't allow: it breaks userspace that sets EFER before CPUID, and
 # has done so.
+#
+# Not here, as the emulator has no NRIPS, without which it does not show: a
+# VMRUN that injects a soft interrupt, and that is migrated before L2 has run,
+# goes by an RIP that is not L2's, if registers are restored after nested state,
+# as QEMU does. Upstream a0592461f39c and c64bc6ed1764 (7.1). 6.18.y has them.
 #
 # Not closed, as the emulator has no PCID (by reading): with that and npt=0, L2
 # without 64-bit paging and with CR4.PCIDE set makes the host WARN.

@@ -6,8 +6,9 @@
 # VMLOAD, VMSAVE, STGI and CLGI are executed although EFER.SVME is 0, in
 # every VM. If a nested guest (L2) clears EFER.SVME, its hypervisor (L1)
 # resumes with L2's registers. Clearing EFER.SVME sets GIF. With npt=0, L1
-# gets L2's CR4 on a #VMEXIT from an unpaged L2. L2's SKINIT exits to L1, and
-# on CPUs without SVME_ADDR_CHK so do VMRUN, VMLOAD and VMSAVE at CPL 3.
+# gets L2's CR4 on a #VMEXIT from an unpaged L2. L1 gets a #VMEXIT for SKINIT
+# in L2, and on older CPUs for VMRUN, VMLOAD and VMSAVE in user mode of L2,
+# which are exceptions.
 #
 # Patches 1 to 16 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
@@ -49,6 +50,12 @@
 #   16     Who has /dev/kvm, or a guest that has it take memory away: WARN in the
 #          host (by reading). Upstream 1b30e7551767 (7.1).
 #
+# Patches 22 and 23 are about exits that L1 need not know. Patch 22: user mode
+# of L2 causes them with VMRUN, VMLOAD and VMSAVE, on CPUs without
+# SVME_ADDR_CHK, and with kvm.enable_vmware_backdoor on any. Upstream
+# 783cf7d01fb8 and 435741a4e766 (7.1). Patch 23: L2's kernel does with SKINIT.
+# Upstream 1d1722e52fcd (7.0).
+#
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
@@ -58,6 +65,12 @@
 #
 # Not here, as 6.12.118 has it: KVM_SET_NESTED_STATE with L1's EFER.LMA=1 and
 # EFER.LME=0 makes the host WARN, and the VM is dead (CVE-2026-99345).
+#
+# Not here, as the emulator has no NRIPS, without which it does not show: a
+# VMRUN that injects a soft interrupt, and that is migrated before L2 has run,
+# goes by an RIP that is not L2's, if registers are restored after nested state,
+# as QEMU does. Upstream a0592461f39c and c64bc6ed1764 (7.1). 6.18.y has them;
+# 6.12.y could not take the first as it is.
 #
 # Not closed, as the emulator has neither (both by reading): with virtual NMI,
 # an NMI that is pending when L2 is left without a #VMEXIT makes the host WARN;

@@ -84,7 +84,7 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 	cp -r "$base" "$work"
 	touch "$work/Makefile"
 	own=$(git -C "$work" rev-parse HEAD)
-	sed -i 's,^arch.*/eventinj-checked.patch,# The second part\n#\n# Of a test.\n#\n# v2:\n# - all new\n#\n# The end.\n&,' \
+	sed -i 's,^arch.*/l2-skinit-ud.patch,# The second part\n#\n# Of a test.\n#\n# v2:\n# - all new\n#\n# The end.\n&,' \
 		"$copy/series/$tree"
 	git -C "$copy" commit -q -a -m 'Two parts'
 	says 2 "says nothing of V=2 of part 1: " env V=2 "$copy/tools/lab/build/series" $tree

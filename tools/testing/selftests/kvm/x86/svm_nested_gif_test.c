@@ -324,14 +324,12 @@ FIXTURE(l2_irq) {
 	struct kvm_vcpu *vcpu;
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1) { .exit_code = SVM_EXIT_VMMCALL };
-FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1_intercepted) {
-	false, BIT_ULL(INTERCEPT_INTR), SVM_EXIT_VMMCALL
-};
+#define INTR			BIT_ULL(INTERCEPT_INTR)
+
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1) { false, 0, SVM_EXIT_VMMCALL };
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1_intercepted) { false, INTR, SVM_EXIT_VMMCALL };
 FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1) { true, 0, SVM_EXIT_VMMCALL, 1 };
-FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1_intercepted) {
-	true, BIT_ULL(INTERCEPT_INTR), SVM_EXIT_INTR
-};
+FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1_intercepted) { true, INTR, SVM_EXIT_INTR };
 
 FIXTURE_SETUP(l2_irq)
 {
