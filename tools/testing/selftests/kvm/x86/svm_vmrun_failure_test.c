@@ -99,7 +99,7 @@ static noinline u64 vmrun_with_patterns(u64 vmcb_gpa)
 
 	asm volatile("mov %%rsp, l1_rsp\n\t"
 		     "mov %%rsp, " GUEST_REG(rsp) "\n\t"
-		     SVM_SWITCH_GPRS_ASM
+		     "call svm_switch_gprs\n\t"
 		     "pushq %[rflags]\n\t"
 		     "popfq\n\t"
 		     "vmrun %%rax\n\t"
@@ -107,7 +107,7 @@ static noinline u64 vmrun_with_patterns(u64 vmcb_gpa)
 		     "pushfq\n\t"
 		     "popq " GUEST_REG(rflags) "\n\t"
 		     "cld\n\t"
-		     SVM_SWITCH_GPRS_ASM
+		     "call svm_switch_gprs\n\t"
 		     : "=a" (rax)
 		     : "0" (vmcb_gpa), [rflags] "i" (L1_RFLAGS), GUEST_REGS_OFFSETS
 		     : "cc", "memory");
