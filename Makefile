@@ -5,7 +5,7 @@ VARIANT ?= patched
 # What may be said after the target, and of what is not for all of them, with which.
 variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V
 CONFIG_for := kernel
-VARIANT_for := module vm run mutants
+VARIANT_for := module vm run mutants migrate
 PARAMS_for := run vm host-try
 CMD_for := vm
 FILES_for := vm
@@ -22,7 +22,7 @@ export $(variables)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
-	host host-module host-try install-tests kernel bench update clean
+	host host-module host-try install-tests kernel bench migrate update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
@@ -64,6 +64,8 @@ kernel: ## BASE, a git tree of Linux, with TREE's series on a branch of its own,
 	@tools/lab/host/kernel "$$TREE"
 bench: ## What TREE's series costs, in instructions and bytes, against shipped
 	@tools/lab/check/bench "$$TREE"
+migrate: ## What becomes of a VM that moves between TREE as shipped and as patched, both ways, in QEMU's order
+	@tools/lab/check/migrate "$$TREE" "$$VARIANT"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/get/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache

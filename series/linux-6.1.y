@@ -87,6 +87,26 @@
 # Not closed, as the emulator has no PCID (by reading): with that and npt=0, L2
 # without 64-bit paging and with CR4.PCIDE set makes the host WARN.
 #
+# Live migration, measured with the ioctls of QEMU in its order and VMs that
+# are saved at 25 points, e.g. while L2 is active, while GIF=0 blocks an event,
+# and in SMM: a VM can move from a host without these patches to one with them,
+# and back, and goes on there as any VM does, except that:
+#
+# - A VM with EFER.SVME=0 and GIF=0 cannot move to a host without these
+#   patches: KVM_SET_NESTED_STATE fails with EINVAL there. A guest gets there
+#   by clearing EFER.SVME between CLGI and STGI; on a host without these
+#   patches, GIF is 1 then.
+# - A VM that is saved right after a VMRUN with an illegal EVENTINJ, on a host
+#   without these patches, cannot move to one with them, for the same error.
+# - What a host without these patches has done to a VM stays: GIF=1 after
+#   EFER.SVME was cleared, and, with npt=0, in a VM that is saved while an SMI
+#   that interrupted L2 is handled, CR0.WP of KVM in L1's CR0.
+#
+# QEMU 7.2 ignores the error, and starts the VM without what it loads after
+# nested state: general purpose and FPU registers, MSRs and events are those of
+# reset. The guest of the test shuts down at once. QEMU 9 does not start the
+# VM.
+#
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0, npt=0 and nested=0; not on hardware.
 base 6.1.192-2

@@ -145,3 +145,26 @@ stand_ins() {
 	grep '^shipped: a guest did not end' "$scratch/says"
 	grep 'shipped/patched: .* 0/0 lost$' "$scratch/says"
 }
+
+# table: what "migrate" makes of four VMs that were saved at a point, and of what is known of them.
+table() {
+	printf 'here||L1\n' >"$scratch/points"
+	printf '# POINT ...\nhere|s>p p>p|tree/default|EINVAL|a reason\n' >"$scratch/known"
+	awk -f "$lab/check/migrate-table" -v name=tree -v kernel=Linux -v variant=patched -v sets=default \
+		"$scratch/points" "$scratch/known" "$scratch/moved"
+}
+
+@test "migrate: a VM that differs, one that does no longer, one that has no verdict" {
+	printf '## default:%s:here migrate\n= %s\n' s saved p saved 's>s' 'goes on' 's>p' EINVAL 'p>s' 'goes on' 'p>p' EINVAL \
+		>"$scratch/moved"
+	cp "$scratch/moved" "$scratch/good"
+	says 0 '^ok .* 2 VMs go on, 2 do as is known' table
+	echo '= the host complains' >>"$scratch/moved"
+	says 1 '^NOT ok  here p>p, default: EINVAL; the host complains; known is: EINVAL' table
+	sed '$s/.*/= goes on/' "$scratch/good" >"$scratch/moved"
+	says 1 '^NOT ok  here p>p, default: goes on; known is: EINVAL' table
+	sed '/s>s/{n; s/.*/= EINVAL/}' "$scratch/good" >"$scratch/moved"
+	says 1 '^NOT ok  here s>s, default: EINVAL$' table
+	sed '$d' "$scratch/good" >"$scratch/moved"
+	says 2 '^NOT ok  tree, default: no verdict of 1 VMs, first here p>p' table
+}
