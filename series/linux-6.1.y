@@ -102,10 +102,10 @@
 #   EFER.SVME was cleared, and, with npt=0, in a VM that is saved while an SMI
 #   that interrupted L2 is handled, CR0.WP of KVM in L1's CR0.
 #
-# QEMU 7.2 ignores the error, and starts the VM without what it loads after
-# nested state: general purpose and FPU registers, MSRs and events are those of
-# reset. The guest of the test shuts down at once. QEMU 9 does not start the
-# VM.
+# QEMU 7.2 ignores the error (by reading), and starts the VM without what it
+# loads after nested state: general purpose and FPU registers, MSRs and events
+# are those of reset. Without them, the guest of the test shuts down at once.
+# QEMU 9 does not start the VM (by reading).
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0, npt=0 and nested=0; not on hardware.

@@ -92,10 +92,10 @@
 #   interrupted L2 is handled, the host's CR4.MCE in L1's CR4, with npt=0
 #   CR0.WP of KVM as well.
 #
-# QEMU 7.2 ignores the error, and starts the VM without what it loads after
-# nested state: general purpose and FPU registers, MSRs and events are those of
-# reset. The guest of the test shuts down at once. QEMU 9 does not start the
-# VM.
+# QEMU 7.2 ignores the error (by reading), and starts the VM without what it
+# loads after nested state: general purpose and FPU registers, MSRs and events
+# are those of reset. Without them, the guest of the test shuts down at once.
+# QEMU 9 does not start the VM (by reading).
 #
 # Tested on an emulated AMD host (QEMU TCG) with kvm_amd's default, vgif=0,
 # vls=0, npt=0 and nested=0; not on hardware.
