@@ -5,9 +5,15 @@
 set -eu
 export LC_ALL=C.UTF-8
 umask 022
-# What users have set for what they type themselves, and for builds of their own.
-unset CDPATH ARCH SUBARCH CROSS_COMPILE LLVM LLVM_IAS C_INCLUDE_PATH CPATH LIBRARY_PATH O OUTPUT W C
-unset $(env | sed -nE 's/^([A-Z]*FLAGS(_[A-Z]*)?|(KBUILD|KCONFIG)_[A-Z_]*)=.*/\1/p')
+# What users have set for what they type themselves, and for builds of their own, which "kernel" is.
+unset CDPATH O OUTPUT W C
+case $0 in
+*/host/kernel) ;;
+*)
+	unset ARCH SUBARCH CROSS_COMPILE LLVM LLVM_IAS C_INCLUDE_PATH CPATH LIBRARY_PATH
+	unset $(env | sed -nE 's/^([A-Z]*FLAGS(_[A-Z]*)?|(KBUILD|KCONFIG)_[A-Z_]*)=.*/\1/p')
+	;;
+esac
 
 # All that scripts take from the environment: where empty or not set, it is as if nobody had heard of it.
 : "${BASE:=}"		# DIR: this kernel source, instead of Debian's

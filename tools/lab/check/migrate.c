@@ -112,8 +112,9 @@ struct point {
 	void (*edit)(struct state *state);
 	/* The point of the VM that it is loaded over. */
 	const char *over;
-	/* Where the guest has to end, if not AT_END. */
+	/* Where the guest has to end, if not AT_END; and whether L2 has to go on before. */
 	int end;
+	bool l2_first;
 };
 
 /* The guest's. */
@@ -435,7 +436,7 @@ static const struct point points[] = {
 	{ "l2-clears-svme", "L2 has cleared EFER.SVME", l1_run_l2, l2_clear_svme, .step = WRMSR,
 	  .end = EXIT(KVM_EXIT_SHUTDOWN) },
 	{ "l1-cr3", "L2 active, L1's CR3 illegal", l1_run_l2, l2_stop, .edit = edit_l1_cr3,
-	  .end = EXIT(KVM_EXIT_SHUTDOWN) },
+	  .end = EXIT(KVM_EXIT_SHUTDOWN), .l2_first = true },
 	{ "loadvm", "L1, loaded over an active L2", l1_then_l2, l2_stop, .exit_code = SVM_EXIT_VMMCALL,
 	  .over = "l2" },
 	{ "loadvm-unpaged", "L1, loaded over an active L2 without paging", l1_then_l2, l2_stop,
@@ -754,6 +755,7 @@ static void restore(const struct point *p, const char *file, const char *over)
 	struct kvm_vm *vm = vcpu->vm;
 	static struct state state, reset;
 	const struct part *refused;
+	bool l2_went_on = false;
 	int where;
 
 	kvm_vm_release(vm);
@@ -781,7 +783,10 @@ static void restore(const struct point *p, const char *file, const char *over)
 
 	do {
 		where = run(vcpu);
+		l2_went_on |= where == AT_L2;
 	} while (where == AT_POINT || where == AT_L2);
+	if (p->l2_first && !l2_went_on)
+		add("L2 does not go on");
 	if (refused || where != (p->end ?: AT_END))
 		add_stop(where);
 	if (where == AT_RESET && *(u64 *)addr_gva2hva(vm, (gva_t)&stage) == GIF_CLEAR)

@@ -17,8 +17,8 @@ of = $(patsubst %-$(lastword $(subst -, ,$*)),%,$*)
 others := $(foreach t,$(filter-out $(first),$(notdir $(wildcard series/*))),$(call with_key,$t))
 first_key := $(call with_key,$(first))
 of_tree = $(addprefix $(known)/,gate.$1 mutants.$1 bench.$1 migrate.$1)
-of_first := $(call of_tree,$(first_key)) $(addprefix $(known)/,input-test.$(first_key) host-test.$(first_key) \
-	fresh-machine.$(call with_key,fresh-machine))
+of_first := $(call of_tree,$(first_key)) $(addprefix $(known)/,host-test.$(first_key) \
+	input-test.$(call with_key,input-test) fresh-machine.$(call with_key,fresh-machine))
 targets := $(known)/judge-test.$(call with_key,judge-test) $(foreach t,$(others),$(call of_tree,$t)) $(of_first)
 as_before := $(if $(FRESH),,$(wildcard $(targets)))
 
@@ -32,6 +32,7 @@ as-before:
 # whoever uses them. The parts of the same tree wait for that.
 lab:
 	@$(part) "the lab: guests" $(check)/lab-test lab
+	@$(part) "the lab: what is not known" $(check)/lab-test unknown
 	@$(part) "the lab: builds" $(check)/lab-test build
 	@$(part) "the lab: series" $(check)/lab-test series
 	@$(part) "the lab: git" $(check)/lab-test git
