@@ -44,17 +44,17 @@
 #          No test executes the two there. A build that looks before each VMRUN
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
 #          10 and 12 are taken out.
-#   13, 18 A guest with SMM: WARN in the host, L2's state taken for L1's.
-#          Upstream be5fa8737d42 for 13, nowhere as of 7.3.4 for 18.
-#   14     A guest with an L2: WARN in the host, L2 hangs. Nowhere as of 7.3.4;
+#   13     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
+#          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
+#   14, 15 A guest with SMM: WARN in the host, L2's state taken for L1's.
+#          Upstream be5fa8737d42 for 14, nowhere as of 7.3.4 for 15.
+#   16     A guest with an L2: WARN in the host, L2 hangs. Nowhere as of 7.3.4;
 #          to be sent to security@kernel.org before anything is posted in
 #          public.
-#   15     L2 without paging, with npt=0: its CR4 for L1's, e.g. no SMEP. Nowhere
+#   17     L2 without paging, with npt=0: its CR4 for L1's, e.g. no SMEP. Nowhere
 #          as of 7.3.4.
-#   16     Who has /dev/kvm, or a guest that has it take memory away: WARN in the
+#   18     Who has /dev/kvm, or a guest that has it take memory away: WARN in the
 #          host (by reading). Upstream 1b30e7551767 (7.1).
-#   17     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
-#          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
 #
 # "Forget L1's injections into L2 on #VMEXIT" repairs the backport of
 # 8998e1d012f3, whose lines ended up in another function.
@@ -122,12 +122,12 @@ arch/x86/kvm/svm/linux-6.1.y/no-l2-with-illegal-cr3.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-vmload-vmsave-failsafe.patch
 arch/x86/kvm/svm/linux-6.1.y/init-vmcb-owns-vls.patch
 arch/x86/kvm/linux-6.1.y/cpuid-change-in-l2-refused.patch
+arch/x86/kvm/svm/linux-6.1.y/smi-in-l2-saves-l1s-registers.patch
 arch/x86/kvm/svm/linux-6.1.y/rsm-checks-vmcb12.patch
+arch/x86/kvm/svm/linux-6.1.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.1.y/exception-comes-before-init.patch
 arch/x86/kvm/svm/linux-6.1.y/vmexit-restores-l1-cr4.patch
 arch/x86/kvm/svm/linux-6.1.y/vmcb12-gone-shutdown.patch
-arch/x86/kvm/svm/linux-6.1.y/smi-in-l2-saves-l1s-registers.patch
-arch/x86/kvm/svm/linux-6.1.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.1.y/svme-clear-keeps-gif.patch
 arch/x86/kvm/svm/linux-6.1.y/extract-pending-gif-event.patch
 arch/x86/kvm/svm/linux-6.1.y/recalc-intercepts-on-svme.patch

@@ -312,7 +312,6 @@ static void l1_gp_code(struct svm_test_data *svm, FIXTURE_VARIANT(l2_gp) const *
 FIXTURE_VARIANT_ADD(l2_gp, vmrun_at_cpl3) { VMRUN, 3 };
 FIXTURE_VARIANT_ADD(l2_gp, vmload_at_cpl3) { VMLOAD, 3 };
 FIXTURE_VARIANT_ADD(l2_gp, vmsave_at_cpl3) { VMSAVE, 3 };
-FIXTURE_VARIANT_ADD(l2_gp, vmload_of_misaligned_rax) { VMLOAD, 0, 8 };
 FIXTURE_VARIANT_ADD(l2_gp, vmload_of_illegal_rax) { VMLOAD, 0, BIT_ULL(63) };
 FIXTURE_VARIANT_ADD(l2_gp, vmsave_of_illegal_rax) { VMSAVE, 0, BIT_ULL(63) };
 
