@@ -18,6 +18,34 @@ break_a_patch() {
 		says 2 "$words" "$copy/tools/lab/build/assemble" $tree
 	done
 	not ls -d "$copy"/build/assembled/*
+	rm -rf "$copy/build"
+	mkdir -p "$copy/build/results"
+	ln -s "$build/base" "$build/module" "$build/selftests" "$copy/build"
+	ln -s "$build/results/units" "$copy/build/results"
+	says 2 '^6.* as shipped .default. fails [1-9][0-9]* of [1-9][0-9]*[.]$' "$copy/tools/lab/verdict/run" $tree
+	grep '^run: series/.* does not apply' "$scratch/says"
+}
+
+@test "a patch that the kernel has, or has a part of" {
+	local base="$scratch/has-it" all patch
+	all=$(grep -c '\.patch' "$top/series/$tree")
+	patch=$(sed -n 's/^arch.*rsm-checks-l1s-state/&/p' "$top/series/$tree")
+	git clone -q "$("$lab/build/assemble" $tree)" "$base"
+	git -C "$base" checkout -q --detach "HEAD~$((all - 1))"
+	printf '%s = 6\n' VERSION PATCHLEVEL SUBLEVEL >"$base/Makefile"
+	git -C "$base" add -f Makefile
+	git -C "$base" commit -q -m Makefile
+	export BASE="$base" OUT="$scratch/written"
+	says 0 '^no-64-bit-roots-for-pae-paging.patch is not needed: ' "$lab/build/series" $tree
+	[ "$(ls "$OUT/1" | grep -c '\.patch$')" = $((all - 1)) ]
+	grep -x 'no-64-bit-roots-for-pae-paging.patch is not needed' "$OUT/1/cover-letter"
+	git -C "$base" am -q "$OUT"/1/*.patch
+	[ -z "$(git -C "$base" diff --name-only "$(git -C "$base" rev-parse origin/HEAD)" HEAD | grep -vx Makefile)" ]
+	says 2 '^series: nothing of series/.* is needed' "$lab/build/series" $tree
+	git -C "$base" reset -q --hard "HEAD~$((all - 1))"
+	git -C "$base" apply --include='*.h' "$top/$patch"
+	git -C "$base" commit -q -a -m 'a part of it'
+	says 2 "^$patch does not apply to .*, which has 1 of its [2-9] hunks already:" "$lab/build/series" $tree
 }
 
 # The series up to a patch after one that applies and does not build.
