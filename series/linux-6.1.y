@@ -71,6 +71,11 @@
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
+# For stable@: mainline has the behaviour of patches 1, 4 (in part), 11, 12, 14,
+# 18 to 21 and 23 to 29, by the commits that these name; they could be taken
+# today. Without the others, all but 14, 18, 19 and 25 apply as they are, and
+# build. Patches 2, 3, 5 to 10, 13, 15 to 17, 22 and 30 wait for mainline.
+#
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
 # IRQ, are not taken at STGI; and INIT makes L2 exit although GIF is 0.

@@ -59,6 +59,11 @@
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
+# For stable@: mainline has the behaviour of patches 3 (in part), 12, 13, 16 to
+# 19 and 21 to 23, by the commits that these name; they could be taken today.
+# Without the others, all but 16 and 17 apply as they are, and build. Patches 1,
+# 2, 4 to 11, 14, 15, 20 and 24 wait for mainline.
+#
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
 # IRQ, are not taken at STGI; and INIT makes L2 exit although GIF is 0.
