@@ -41,7 +41,7 @@ TEST_F(svm_insn, cleared_by_init)
 static void run_to_smm(struct kvm_vcpu *vcpu)
 {
 	inject_smi(vcpu);
-	vcpu_run_to_io(vcpu, SMI_STOP_PORT);
+	vcpu_run_to_port(vcpu, SMI_STOP_PORT);
 	TEST_ASSERT(!vcpu_svme(vcpu), "EFER.SVME set in SMM");
 }
 

@@ -322,7 +322,7 @@ TEST_F(l2, rsm_that_clears_svme_shuts_down_l1)
 	setup_smi_stop(vcpu);
 	run_to_l2(vcpu);
 	inject_smi(vcpu);
-	vcpu_run_to_io(vcpu, SMI_STOP_PORT);
+	vcpu_run_to_port(vcpu, SMI_STOP_PORT);
 
 	efer = addr_gpa2hva(vcpu->vm, vcpu_get_msr(vcpu, MSR_IA32_SMBASE) + SMRAM_EFER);
 	TEST_ASSERT(*efer & EFER_SVME, "No EFER.SVME in SMRAM's EFER, 0x%lx", *efer);

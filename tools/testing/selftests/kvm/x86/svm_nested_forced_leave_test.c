@@ -222,7 +222,7 @@ TEST_F_TIMEOUT(active_l2, ends_with_init_and_sipi, TIMEOUT)
 	vcpu_args_set(sender, 2, vcpu->id, self->l2.low_gpa >> 12);
 	vcpu_run_to_done(sender);
 
-	vcpu_run_to_io(vcpu, AT_SIPI);
+	vcpu_run_to_port(vcpu, AT_SIPI);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU still in guest mode");
 	vcpu_sregs_get(vcpu, &sregs);
 	TEST_ASSERT_EQ(sregs.cs.base, self->l2.low_gpa);

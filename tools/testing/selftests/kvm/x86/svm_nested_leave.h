@@ -142,7 +142,7 @@ static void l2_vm_create(struct l2_vm *l2, bool npt, bool unpaged)
 
 static void run_to_l2(struct kvm_vcpu *vcpu)
 {
-	vcpu_run_to_io(vcpu, AT_L2);
+	vcpu_run_to_port(vcpu, AT_L2);
 	vcpu_run_complete_io(vcpu);
 	TEST_ASSERT(vcpu_in_l2(vcpu), "L2 stopped, but vCPU isn't in guest mode");
 }
@@ -151,7 +151,7 @@ static void run_to_l2_next(struct kvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
-	vcpu_run_to_io(vcpu, AT_L2_NEXT);
+	vcpu_run_to_port(vcpu, AT_L2_NEXT);
 	TEST_ASSERT_EQ(*((u8 *)run + run->io.data_offset), l2_code[0]);
 }
 

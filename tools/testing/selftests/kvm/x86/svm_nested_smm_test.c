@@ -64,7 +64,7 @@ static void raise_smi_in_l2(struct kvm_vcpu *vcpu)
 static void run_to_smi_in_l2(struct kvm_vcpu *vcpu)
 {
 	raise_smi_in_l2(vcpu);
-	vcpu_run_to_io(vcpu, SMI_STOP_PORT);
+	vcpu_run_to_port(vcpu, SMI_STOP_PORT);
 	TEST_ASSERT(!vcpu_in_l2(vcpu), "vCPU in guest mode with the SMI handler running");
 }
 
@@ -108,7 +108,7 @@ FIXTURE_SETUP(smi)
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->nested_flags);
 
 	inject_smi(self->vcpu);
-	vcpu_run_to_io(self->vcpu, SMI_STOP_PORT);
+	vcpu_run_to_port(self->vcpu, SMI_STOP_PORT);
 	vcpu_events_get(self->vcpu, &events);
 	TEST_ASSERT_EQ(events.smi.smm, 1);
 }
