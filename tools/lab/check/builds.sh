@@ -60,14 +60,16 @@ sparse_to() {
 sparse_is_as_of_base() { sparse_to "$scratch/b" && diff "$scratch/a" "$scratch/b"; }
 sparse_says_nothing_new() { put base && sparse_to "$scratch/a" && each_part sparse_is_as_of_base; }
 
+# selftests_build CC [TEST...]: these, or all of the series, as far as they are there.
 selftests_build() {
-	local uapi tests
-	tests=$(for t in $all_tests; do [ ! -e "$src/tools/testing/selftests/kvm/$t.c" ] || echo "$t"; done)
+	local cc="$1" uapi tests
+	shift
+	tests=$(for t in ${*:-$all_tests}; do [ ! -e "$src/tools/testing/selftests/kvm/$t.c" ] || echo "$t"; done)
 	[ -n "$tests" ] || return 0
 	uapi=$(BASE= "$lab/get/fetch" "$newest" source)/uapi/usr
-	makes -C "$src/tools/testing/selftests/kvm" ARCH=x86 CC="ccache $1" OUTPUT="$scratch/selftests-$1" LIBVFIO_O= \
+	makes -C "$src/tools/testing/selftests/kvm" ARCH=x86 CC="ccache $cc" OUTPUT="$scratch/selftests-$cc" LIBVFIO_O= \
 		TEST_GEN_PROGS_EXTENDED= TEST_GEN_PROGS_x86="$(echo $tests)" \
 		KHDR_INCLUDES="-isystem $uapi/lib/linux/uapi/x86 -isystem $uapi/include" \
-		$(printf "$scratch/selftests-$1/%s " $tests) || return 1
+		$(printf "$scratch/selftests-$cc/%s " $tests) || return 1
 	! grep -E 'warning|error' "$scratch/said"
 }
