@@ -70,12 +70,13 @@ seconds_since() {
 	printf '%d.%d' $((tenths / 10)) $((tenths % 10))
 }
 
-# step TEXT PROGRAM ARG...: runs PROGRAM, prints TEXT and the seconds that it took,
-# counting on a terminal meanwhile. Its standard output is kept from the user; what
+# step [-v NAME] TEXT PROGRAM ARG...: runs PROGRAM, prints TEXT and the seconds that it took,
+# counting on a terminal meanwhile. Its standard output is kept from the user, and goes to the variable NAME; what
 # it says on standard error is shown where it fails, and step exits with 2.
 step() {
-	local text="$1" start log ticker="" rc=0
-	start=$(date +%s%N) log=$(mktemp)
+	local into="" text start log stdout ticker="" rc=0
+	[ "$1" != -v ] || { into=$2; shift 2; }
+	text=$1 start=$(date +%s%N) log=$(mktemp) stdout=$(mktemp)
 	shift
 	if [ -t 2 ]; then
 		while kill -0 $$ 2>/dev/null; do
@@ -86,10 +87,10 @@ step() {
 	else
 		printf '          %s ...\n' "$text" >&2
 	fi
-	# shellcheck disable=SC2094 # The log has no name from here on, so that none is left, whatever ends this.
+	# shellcheck disable=SC2094 # These have no names from here on, so that none is left, whatever ends this.
 	{
-		rm "$log"
-		"$@" >/dev/null 2>&7 7>&- || rc=$?
+		rm "$log" "$stdout"
+		"$@" >&8 2>&7 7>&- 8>&- || rc=$?
 		[ -z "$ticker" ] || { kill "$ticker"; printf '\r\033[K' >&2; }
 		if [ $rc = 0 ]; then
 			printf '%6.1f s  %s\n' "$(seconds_since "$start")" "$text" >&2
@@ -97,7 +98,8 @@ step() {
 			say "  FAILED  $text"
 			tail -n 30 /dev/fd/7 >&2
 		fi
-	} 7>"$log"
+		[ -z "$into" ] || eval "$into=\$(cat /dev/fd/8)"
+	} 7>"$log" 8>"$stdout"
 	[ $rc = 0 ] || exit 2
 }
 

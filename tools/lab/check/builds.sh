@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# How the gate builds a series, in all of the source, as a maintainer would. Of the gate it takes $full, $am, $scratch,
+# How the gate builds a series, in all of the source, as a maintainer would. Of the gate it takes $am, $scratch,
 # and what the series is about: $added, $concerned, $all_tests.
 
 # The source that is built: hard links to what was unpacked, and over them the files of COMMIT
