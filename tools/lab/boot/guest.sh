@@ -37,10 +37,8 @@ known_parameters() {
 	done
 }
 
-# guest DIR FILE...: boots the kernel of the tree that was read, without KVM, and has it run the commands in DIR/cmd, which
-# know what guest-run has, beside the modules in DIR and the FILEs.
+# guest CMD FILE...: boots the kernel of the tree that was read, without KVM, and has it run the commands in the file
+# CMD, which know what guest-run has, with the modules that are beside CMD and the FILEs.
 guest() {
-	local dir="$1"
-	shift
-	"$lab/boot/vm" "$name" - '' '. ./guest-run; . ./cmd; exit 0' "$lab/boot/guest-run" "$dir"/*.ko "$dir/cmd" "$@"
+	"$lab/boot/vm" "$name" - '' ". ./guest-run; . ./${1##*/}; exit 0" "$lab/boot/guest-run" "${1%/*}"/*.ko "$@"
 }
