@@ -31,7 +31,7 @@ test: ## All checks but prefixes, applies and upstream-tests; ends "N passed, N 
 fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants root
 	@tools/lab/check/fresh-machine
 report: ## build/report.html: all trees, all sets of parameters, with the logs
-	@tools/lab/verdict/report
+	@tools/lab/check/report
 mutants: ## TREE's mutants: which test kills each (VARIANT=checked: which of KVM's rules it breaks, too)
 	@tools/lab/verdict/mutants "$$TREE"
 prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse than shipped, KVM's rules included
