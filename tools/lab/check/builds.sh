@@ -1,22 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # How the gate builds a series, in all of the source, as a maintainer would. Of the gate it takes $am, $scratch,
-# and what the series is about: $added, $concerned, $all_tests.
+# and what the series is about: $concerned, $all_tests.
 
-# The source that is built: hard links to what was unpacked, and over them the files of COMMIT
-# that differ from what is there.
+# The source that is built: hard links to what was unpacked, and over them, by git, which writes each anew, the files of
+# COMMIT that differ from what is there.
 src=$scratch/src
 # In what ccache has kept of a warning, it is where another gate had it.
 anywhere="${scratch%/*}/[^/]*/src/"
-put() {
-	local f
-	git -C "$am" checkout -q "$1"
-	git -C "$am" ls-files | while read -r f; do
-		cmp -s "$am/$f" "$src/$f" || { mkdir -p "$(dirname "$src/$f")" && cp --remove-destination "$am/$f" "$src/$f"; }
-	done
-	for f in $(git -C "$am" diff --name-only --diff-filter=D base "$1") $added; do
-		[ -e "$am/$f" ] || rm -f "$src/$f"
-	done
-}
+put() { git --git-dir="$am/.git" --work-tree="$src" checkout -q -f "$1"; }
 
 # each_part COMMAND...: runs it on the source of each part, which has the parts before that in it.
 each_part() {
