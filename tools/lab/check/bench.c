@@ -36,22 +36,25 @@ static void l2_code(void)
 	vmmcall();
 }
 
-/* Between two stops for userspace, which name OP. */
-#define MEASURE(op, code)						\
+/* Takes the samples of CODE, with BEGIN before the first of them and END behind the last. */
+#define MEASURE(begin, code, end)					\
 do {									\
 	for (int i = -NR_WARM_UPS; i < NR_SAMPLES; i++) {		\
 		u64 start;						\
 									\
 		if (!i)							\
-			GUEST_SYNC(op);					\
+			begin;						\
 		start = rdtsc();					\
 		code;							\
 		start = rdtsc() - start;				\
 		if (i >= 0)						\
 			samples[i] = start;				\
 	}								\
-	GUEST_SYNC(op);							\
+	end;								\
 } while (0)
+
+/* Between two stops for userspace, which name OP. */
+#define MEASURE_OP(op, code)	MEASURE(GUEST_SYNC(op), code, GUEST_SYNC(op))
 
 static void l1_code(struct svm_test_data *svm)
 {
@@ -62,16 +65,16 @@ static void l1_code(struct svm_test_data *svm)
 	wrmsr(MSR_EFER, efer);
 	generic_svm_setup(svm, l2_code);
 
-	MEASURE(OP_VMLOAD, asm volatile("vmload %%rax" : : "a" (gpa) : "memory"));
-	MEASURE(OP_VMSAVE, asm volatile("vmsave %%rax" : : "a" (gpa) : "memory"));
-	MEASURE(OP_STGI, stgi());
-	MEASURE(OP_CLGI, clgi());
+	MEASURE_OP(OP_VMLOAD, asm volatile("vmload %%rax" : : "a" (gpa) : "memory"));
+	MEASURE_OP(OP_VMSAVE, asm volatile("vmsave %%rax" : : "a" (gpa) : "memory"));
+	MEASURE_OP(OP_STGI, stgi());
+	MEASURE_OP(OP_CLGI, clgi());
 	stgi();
-	MEASURE(OP_VMRUN, run_guest(svm->vmcb, gpa));
-	MEASURE(OP_EFER_SAME, wrmsr(MSR_EFER, efer));
-	MEASURE(OP_EFER_NX, { wrmsr(MSR_EFER, efer & ~EFER_NX); wrmsr(MSR_EFER, efer); });
-	MEASURE(OP_EFER_SVME, { wrmsr(MSR_EFER, efer & ~EFER_SVME); wrmsr(MSR_EFER, efer); });
-	MEASURE(OP_CPUID, cpuid(0, &eax, &ebx, &ecx, &edx));
+	MEASURE_OP(OP_VMRUN, run_guest(svm->vmcb, gpa));
+	MEASURE_OP(OP_EFER_SAME, wrmsr(MSR_EFER, efer));
+	MEASURE_OP(OP_EFER_NX, { wrmsr(MSR_EFER, efer & ~EFER_NX); wrmsr(MSR_EFER, efer); });
+	MEASURE_OP(OP_EFER_SVME, { wrmsr(MSR_EFER, efer & ~EFER_SVME); wrmsr(MSR_EFER, efer); });
+	MEASURE_OP(OP_CPUID, cpuid(0, &eax, &ebx, &ecx, &edx));
 	GUEST_DONE();
 }
 
@@ -95,18 +98,7 @@ static void run_to_stop(struct kvm_vcpu *vcpu, int stop, u64 op)
 		    "Wanted stop %d, %lu, got %lu, %lu", stop, op, uc.cmd, uc.args[1]);
 }
 
-#define MEASURE_IOCTL(name, code)					\
-do {									\
-	for (int i = -NR_WARM_UPS; i < NR_SAMPLES; i++) {		\
-		u64 start = rdtsc();					\
-									\
-		code;							\
-		start = rdtsc() - start;				\
-		if (i >= 0)						\
-			samples[i] = start;				\
-	}								\
-	report(name, 0);						\
-} while (0)
+#define MEASURE_IOCTL(name, code)	MEASURE(, code, report(name, 0))
 
 int main(int argc, char *argv[])
 {

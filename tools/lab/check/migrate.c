@@ -557,25 +557,16 @@ static int run(struct kvm_vcpu *vcpu)
 
 static void add_stop(int where)
 {
-	switch (where) {
-	case FAILS:
-		break;
-	case HANGS:
+	if (where == HANGS)
 		add("the guest hangs");
-		break;
-	case AT_END:
+	else if (where == AT_END)
 		add("the guest goes on");
-		break;
-	case AT_RESET:
+	else if (where == AT_RESET)
 		add("the vCPU is reset");
-		break;
-	case EXIT_BASE ... HANGS - 1:
+	else if (where >= EXIT_BASE && where < HANGS)
 		add("%s", exit_reason_str(where - EXIT_BASE));
-		break;
-	default:
+	else if (where != FAILS)
 		add("the guest stops at 0x%x", where);
-		break;
-	}
 }
 
 /* Steps over @insn, which isn't far; returns AT_POINT, or where the guest ends instead. */
@@ -673,20 +664,10 @@ static const struct part *put_state(struct kvm_vcpu *vcpu, struct state *state, 
 	return NULL;
 }
 
-static bool is_empty(const u64 *page)
-{
-	int i;
-
-	for (i = 0; i < PAGE_SIZE / sizeof(*page); i++) {
-		if (page[i])
-			return false;
-	}
-	return true;
-}
-
 /* FILE is the vCPU, and all pages that aren't empty, with their address. */
 static void write_file(struct kvm_vm *vm, struct state *state, const char *name)
 {
+	static const u8 empty[PAGE_SIZE];
 	struct userspace_mem_region *region;
 	FILE *file = fopen(name, "w");
 	int ctr;
@@ -697,7 +678,7 @@ static void write_file(struct kvm_vm *vm, struct state *state, const char *name)
 		for (at = 0; at < region->region.memory_size; at += PAGE_SIZE) {
 			u64 gpa = region->region.guest_phys_addr + at;
 
-			if (is_empty(region->host_mem + at))
+			if (!memcmp(region->host_mem + at, empty, PAGE_SIZE))
 				continue;
 			TEST_ASSERT(fwrite(&gpa, sizeof(gpa), 1, file) == 1 &&
 				    fwrite(region->host_mem + at, PAGE_SIZE, 1, file) == 1,
