@@ -37,10 +37,11 @@ break_a_patch() {
 	git -C "$base" commit -q -m Makefile
 	export BASE="$base" OUT="$scratch/written"
 	says 0 '^no-64-bit-roots-for-pae-paging.patch is not needed: ' "$lab/build/series" $tree
-	[ "$(ls "$OUT/1" | grep -c '\.patch$')" = $((all - 1)) ]
+	set -- "$OUT/1"/*.patch
+	[ $# = $((all - 1)) ]
 	grep -x 'no-64-bit-roots-for-pae-paging.patch is not needed' "$OUT/1/cover-letter"
 	git -C "$base" am -q "$OUT"/1/*.patch
-	[ -z "$(git -C "$base" diff --name-only "$(git -C "$base" rev-parse origin/HEAD)" HEAD | grep -vx Makefile)" ]
+	[ "$(git -C "$base" diff --name-only origin/HEAD HEAD)" = Makefile ]
 	says 2 '^series: nothing of series/.* is needed' "$lab/build/series" $tree
 	git -C "$base" reset -q --hard "HEAD~$((all - 1))"
 	git -C "$base" apply --include='*.h' "$top/$patch"
