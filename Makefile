@@ -3,7 +3,7 @@ TREE ?= linux-6.12.y
 VARIANT ?= patched
 
 # What may be said after the target, and of what is not for all of them, with which.
-variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V
+variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED
 CONFIG_for := kernel
 VARIANT_for := module vm run mutants migrate
 PARAMS_for := run vm host-try
@@ -12,6 +12,8 @@ FILES_for := vm
 SIGNOFF_for := series
 PART_for := series
 V_for := series
+SECONDS_for := soak
+SEED_for := soak
 given := $(foreach v,$(.VARIABLES),$(if $(findstring command,$(origin $v)),$v))
 $(foreach v,$(filter-out $(variables),$(given)),$(error no variable '$v'; there are: $(variables)))
 $(foreach v,$(given),$(if $($v_for),$(if $(filter $($v_for),$(MAKECMDGOALS)),,$(error $v is for: make $($v_for)))))
@@ -22,7 +24,7 @@ export $(variables)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
-	host host-module host-try install-tests kernel bench migrate update clean
+	host host-module host-try install-tests kernel bench migrate soak update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
@@ -66,6 +68,8 @@ bench: ## What TREE's series costs, in instructions and bytes, against shipped
 	@tools/lab/check/bench "$$TREE"
 migrate: ## What becomes of a VM that moves between TREE as shipped and as patched, both ways, in QEMU's order
 	@tools/lab/check/migrate "$$TREE" "$$VARIANT"
+soak: ## Random operations on TREE's kernel, next to a model, for SECONDS=60 a set of parameters, from SEED=1 on
+	@tools/lab/check/soak "$$TREE"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/get/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache
