@@ -5,7 +5,7 @@ VARIANT ?= patched
 # What may be said after the target, and of what is not for all of them, with which.
 variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED
 CONFIG_for := kernel
-VARIANT_for := module vm run mutants migrate
+VARIANT_for := module vm run mutants migrate nested
 PARAMS_for := run vm host-try
 CMD_for := vm
 FILES_for := vm
@@ -24,7 +24,7 @@ export $(variables)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
-	host host-module host-try install-tests kernel bench migrate soak update clean
+	host host-module host-try install-tests kernel bench migrate nested soak update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
@@ -70,6 +70,8 @@ migrate: ## What becomes of a VM that moves between TREE as shipped and as patch
 	@tools/lab/check/migrate "$$TREE" "$$VARIANT"
 soak: ## Random operations on TREE's kernel, next to a model, for SECONDS=60 a set of parameters, from SEED=1 on
 	@tools/lab/check/soak "$$TREE"
+nested: ## QEMU in an L1, with an L2 that boots, is reset, saved and restored, on TREE as shipped and as patched (MINUTES)
+	@tools/lab/check/nested "$$TREE" "$$VARIANT"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/get/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache

@@ -28,7 +28,7 @@ esac
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler
 : "${DEBS:=}"		# DIR: "fetch" keeps packages in there, and takes them from there
 : "${HOST_RELEASE:=}" "${HOST_VERSION:=}"	# uname -r, package version: that kernel of Debian's, not the newest
-: "${VM_CPU:=}" "${VM_LOG:=}" "${VM_MEMORY:=1024}" "${VM_ROOT:=}" "${VM_SHIFT:=4}" "${VM_TIMEOUT:=}"	# "vm" says
+: "${VM_CPU:=}" "${VM_KERNEL:=}" "${VM_LOG:=}" "${VM_MEMORY:=1024}" "${VM_ROOT:=}" "${VM_SHIFT:=4}" "${VM_TIMEOUT:=}"	# "vm" says
 # Besides these, "host" has one, and programs those that wrap.c says.
 
 top=$(cd "$(dirname "$0")/../../.." && pwd)
