@@ -70,7 +70,7 @@ migrate: ## What becomes of a VM that moves between TREE as shipped and as patch
 	@tools/lab/check/migrate "$$TREE" "$$VARIANT"
 soak: ## Random operations on TREE's kernel, next to a model, for SECONDS=60 a set of parameters, from SEED=1 on
 	@tools/lab/check/soak "$$TREE"
-nested: ## QEMU in an L1, with an L2 that boots, is reset, saved and restored, on TREE as shipped and as patched (MINUTES)
+nested: ## Whether QEMU in a VM runs, resets, saves and restores a VM of its own, shipped and patched; three minutes
 	@tools/lab/check/nested "$$TREE" "$$VARIANT"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/get/fetch --update
