@@ -28,7 +28,7 @@ export $(variables)
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
-test: ## All checks but prefixes, applies and upstream-tests; ends "N passed, N failed, N skipped"
+test: ## All checks but prefixes, applies, upstream-tests, nested and soak; ends "N passed, N failed, N skipped"
 	@tools/lab/check/test
 fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants root
 	@tools/lab/check/fresh-machine
