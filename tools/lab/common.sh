@@ -24,6 +24,7 @@ esac
 : "${SIGNOFF:=}"	# 1: "series" adds the Signed-off-by of who runs it
 : "${PART:=}" "${V:=}"	# N: "series" writes that part only; it is the Nth time that it is posted
 : "${OUT:=}"		# DIR: where "series" puts it
+# shellcheck disable=SC3028 # It is make's SECONDS, no shell's.
 : "${SECONDS:=}" "${SEED:=}"	# N: how long "soak" takes for a set of parameters, and its first seed
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler
 : "${DEBS:=}"		# DIR: "fetch" keeps packages in there, and takes them from there

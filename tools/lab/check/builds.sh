@@ -55,7 +55,8 @@ sparse_says_nothing_new() { put base && sparse_to "$scratch/a" && each_part spar
 selftests_build() {
 	local cc="$1" uapi tests
 	shift
-	tests=$(for t in ${*:-$all_tests}; do [ ! -e "$src/tools/testing/selftests/kvm/$t.c" ] || echo "$t"; done)
+	[ $# != 0 ] || set -- $all_tests
+	tests=$(for t; do [ ! -e "$src/tools/testing/selftests/kvm/$t.c" ] || echo "$t"; done)
 	[ -n "$tests" ] || return 0
 	uapi=$(BASE= "$lab/get/fetch" "$newest" source)/uapi/usr
 	makes -C "$src/tools/testing/selftests/kvm" ARCH=x86 CC="ccache $cc" OUTPUT="$scratch/selftests-$cc" LIBVFIO_O= \
