@@ -19,7 +19,7 @@ break_a_patch() {
 	done
 	not ls -d "$copy"/build/assembled/*
 	rm -rf "$copy/build"
-	mkdir -p "$copy/build/results"
+	mkdir -p "$copy/build/results" "$build/base" "$build/module" "$build/selftests" "$build/results/units"
 	ln -s "$build/base" "$build/module" "$build/selftests" "$copy/build"
 	ln -s "$build/results/units" "$copy/build/results"
 	says 2 '^6.* as shipped .default. fails [1-9][0-9]* of [1-9][0-9]*[.]$' "$copy/tools/lab/verdict/run" $tree
