@@ -113,6 +113,7 @@ arch/x86/kvm/svm/linux-6.12.y/forced-leave-forgets-events.patch
 arch/x86/kvm/svm/linux-6.12.y/forced-leave-restores-tsc.patch
 arch/x86/kvm/svm/linux-6.12.y/vmexit-forgets-pending-vmrun.patch
 arch/x86/kvm/svm/linux-6.12.y/no-l2-with-illegal-cr3.patch
+arch/x86/kvm/svm/linux-6.12.y/rsm-checks-vmcb12-first.patch
 arch/x86/kvm/svm/linux-6.12.y/smi-in-l2-saves-l1s-registers.patch
 arch/x86/kvm/svm/linux-6.12.y/rsm-checks-l1s-state.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-vmload-vmsave-failsafe.patch
