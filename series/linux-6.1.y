@@ -45,7 +45,8 @@
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
 #          10 and 12 are taken out.
 #   13     L1, on an SMI that interrupts L2 with npt=0: CR0.WP, CR4.PAE and
-#          EFER.NX of KVM for its own. Nowhere as of 7.3.4.
+#          EFER.NX of KVM for its own; in any case the host's CR4.MCE (by
+#          reading). Nowhere as of 7.3.4.
 #   14, 15 A guest with SMM: WARN in the host, L2's state taken for L1's.
 #          Upstream be5fa8737d42 for 14, nowhere as of 7.3.4 for 15.
 #   16     A guest with an L2: WARN in the host, L2 hangs. Nowhere as of 7.3.4;
@@ -71,10 +72,12 @@
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
-# For stable@: mainline has the behaviour of patches 1, 4 (in part), 11, 12, 14,
-# 18 to 21 and 23 to 29, by the commits that these name; they could be taken
-# today. Without the others, all but 14, 18, 19 and 25 apply as they are, and
-# build. Patches 2, 3, 5 to 10, 13, 15 to 17, 22 and 30 wait for mainline.
+# For stable@: mainline has the behaviour of patches 1, 4 and 19 (in part), 11,
+# 12, 14, 18, 21 and 23 to 29, by the commits that these name; they could be
+# taken today, with 20, which prepares for 21, and 11 not before 12. 18 needs
+# 15, and 19 needs 6: without the others, these two do not apply, nor do 14 and
+# 25 for their context; the rest does, and builds. Patches 2, 3, 5 to 10, 13, 15
+# to 17, 22 and 30 wait for mainline.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
@@ -90,10 +93,11 @@
 # as QEMU does. Upstream a0592461f39c and c64bc6ed1764 (7.1). 6.18.y has them.
 #
 # Not closed, as nothing was found that shows it: on an SMI or RSM, KVM takes
-# only -EINVAL for a failure to map the host save area or vmcb12. The other,
-# -EFAULT, is for memory without a struct page that memremap() refuses, and the
-# registers of a PCI device, which was tried, it takes. Upstream e6a82199b610
-# (6.2).
+# only -EINVAL for a failure to map the host save area or vmcb12. After another,
+# -EFAULT, it reads and writes where a pointer on its stack that nobody has set
+# happens to lead. That is for memory without a struct page, which memremap()
+# refuses, or has no memory to map. The registers of a PCI device, which was
+# tried, it takes. Upstream e6a82199b610 (6.2).
 #
 # Not closed, as the emulator has no PCID (by reading): with that and npt=0, L2
 # without 64-bit paging and with CR4.PCIDE set makes the host WARN.
@@ -111,7 +115,8 @@
 #   without these patches, cannot move to one with them, for the same error.
 # - What a host without these patches has done to a VM stays: GIF=1 after
 #   EFER.SVME was cleared, and, with npt=0, in a VM that is saved while an SMI
-#   that interrupted L2 is handled, CR0.WP of KVM in L1's CR0.
+#   that interrupted L2 is handled, CR0.WP of KVM in L1's CR0. By reading, so
+#   does V_IRQ of KVM's in nested state, if saved while an IRQ for L1 waits.
 #
 # QEMU 7.2 ignores the error (by reading), and starts the VM without what it
 # loads after nested state: general purpose and FPU registers, MSRs and events

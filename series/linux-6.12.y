@@ -10,7 +10,7 @@
 # in L2, and on older CPUs for VMRUN, VMLOAD and VMSAVE in user mode of L2,
 # which are exceptions.
 #
-# Patches 1 to 16 are about more than the guest that does it to
+# Patches 1 to 17 are about more than the guest that does it to
 # itself. Who can reach it, what it costs, and where else it is fixed:
 #
 #   1      A guest whose L2 uses PAE paging, with npt=0: BUG() in the host. Who
@@ -33,36 +33,43 @@
 #   7      Who has /dev/kvm: WARN in the host. Upstream has another form.
 #   8      Who has /dev/kvm: L2 runs without a root. Nowhere as of 7.3.4; to be
 #          sent to security@kernel.org before anything is posted in public.
-#   9      L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
+#   9      Who has /dev/kvm, and goes on after the shutdown of an RSM to an
+#          invalid vmcb12: the CPU runs with CR0, CR4 and EFER of a guest's
+#          choice, with npt=0 on page tables of another format, so that it hangs
+#          (by reading, it takes the guest's pages for page tables). Nowhere as
+#          of 7.3.4; to be sent to security@kernel.org before anything is posted
+#          in public.
+#   10     L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
 #          Nowhere as of 7.3.4.
-#   10     A guest with SMM: WARN in the host, VM dead. Nowhere as of 7.3.4.
-#   11 to 13 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
-#          access to host memory by way of VMLOAD and VMSAVE. Patch 13 is for
+#   11     A guest with SMM: WARN in the host, VM dead. Nowhere as of 7.3.4.
+#   12 to 14 Who has /dev/kvm and changes CPUID at the wrong time gives L1 or L2
+#          access to host memory by way of VMLOAD and VMSAVE. Patch 14 is for
 #          kvm.ko, as is 1.
 #          No test executes the two there. A build that looks before each VMRUN
 #          at what the CPU is to do with them shows L1 as shipped, and L2 if
-#          11 and 13 are taken out.
-#   14     A guest with an L2: WARN in the host, L2 hangs. Nowhere as of 7.3.4;
+#          12 and 14 are taken out.
+#   15     A guest with an L2: WARN in the host, L2 hangs. Nowhere as of 7.3.4;
 #          to be sent to security@kernel.org before anything is posted in
 #          public.
-#   15     L2 without paging, with npt=0: its CR4 for L1's, e.g. no SMEP. Nowhere
+#   16     L2 without paging, with npt=0: its CR4 for L1's, e.g. no SMEP. Nowhere
 #          as of 7.3.4.
-#   16     Who has /dev/kvm, or a guest that has it take memory away: WARN in the
+#   17     Who has /dev/kvm, or a guest that has it take memory away: WARN in the
 #          host (by reading). Upstream 1b30e7551767 (7.1).
 #
-# Patches 22 and 23 are about exits that L1 need not know. Patch 22: user mode
+# Patches 23 and 24 are about exits that L1 need not know. Patch 23: user mode
 # of L2 causes them with VMRUN, VMLOAD and VMSAVE, on CPUs without
 # SVME_ADDR_CHK, and with kvm.enable_vmware_backdoor on any. Upstream
-# 783cf7d01fb8 and 435741a4e766 (7.1). Patch 23: L2's kernel does with SKINIT.
+# 783cf7d01fb8 and 435741a4e766 (7.1). Patch 24: L2's kernel does with SKINIT.
 # Upstream 1d1722e52fcd (7.0).
 #
 # The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
 # 7.3.4, and no reason to take the others.
 #
-# For stable@: mainline has the behaviour of patches 3 (in part), 12, 13, 16 to
-# 19 and 21 to 23, by the commits that these name; they could be taken today.
-# Without the others, all but 16 and 17 apply as they are, and build. Patches 1,
-# 2, 4 to 11, 14, 15, 20 and 24 wait for mainline.
+# For stable@: mainline has the behaviour of patches 3 and 18 (in part), 13, 14,
+# 17, 20 and 22 to 24, by the commits that these name; they could be taken
+# today, with 19, which prepares for 20, and 13 not before 14. 17 needs 11, and
+# 18 needs 5: without the others, these two do not apply, the rest does, and
+# builds. Patches 1, 2, 4 to 12, 15, 16, 21 and 25 wait for mainline.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an

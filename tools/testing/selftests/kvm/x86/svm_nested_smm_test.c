@@ -204,15 +204,39 @@ FIXTURE_TEARDOWN(rsm_to_l2)
 }
 
 /* What VMRUN refuses must not get in through SMM, either. */
+static void run_rsm_with_invalid_vmcb12(struct kvm_vcpu *vcpu,
+					FIXTURE_VARIANT(rsm_to_l2) const *clear)
+{
+	struct vmcb *vmcb12 = setup_l1(vcpu, false)->vmcb_hva;
+
+	run_to_smi_in_l2(vcpu);
+	vmcb12->control.asid &= ~clear->asid;
+	vmcb12->control.intercept &= ~clear->intercept;
+	vmcb12->save.efer &= ~clear->efer;
+	run_rsm_to_shutdown(vcpu);
+}
+
 TEST_F(rsm_to_l2, shuts_down_if_vmcb12_is_invalid)
 {
-	struct vmcb *vmcb12 = setup_l1(self->vcpu, false)->vmcb_hva;
+	run_rsm_with_invalid_vmcb12(self->vcpu, variant);
+}
 
-	run_to_smi_in_l2(self->vcpu);
-	vmcb12->control.asid &= ~variant->asid;
-	vmcb12->control.intercept &= ~variant->intercept;
-	vmcb12->save.efer &= ~variant->efer;
-	run_rsm_to_shutdown(self->vcpu);
+/* Nothing of L1, whose state is in the host save area, has been loaded: no paging. */
+TEST_F(rsm_to_l2, runs_without_l1s_state_if_vmcb12_is_invalid)
+{
+	static const u8 in_port[] = { 0xe4, SMI_STOP_PORT };	/* in $SMI_STOP_PORT, %al */
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	run_rsm_with_invalid_vmcb12(vcpu, variant);
+
+	vcpu_sregs_get(vcpu, &sregs);
+	memcpy(addr_gpa2hva(vcpu->vm, sregs.cs.base), in_port, sizeof(in_port));
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = 0;
+	vcpu_regs_set(vcpu, &regs);
+	vcpu_run_to_port(vcpu, SMI_STOP_PORT);
 }
 
 /* Bits of a VMCB's save area. */
