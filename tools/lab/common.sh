@@ -117,18 +117,21 @@ key() {
 
 # produce DIR FUNCTION ARG...: unless DIR is there, runs "FUNCTION ARG... SCRATCH" and
 # renames SCRATCH to DIR. If that fails or is interrupted there is no DIR; of two runs
-# at once one wins, and the other takes what the first made. Not for use in a condition.
+# at once one wins, and the other takes what the first made. In a condition, as in a "step", sh goes on after a failure:
+# there, FUNCTION has to return what failed.
 produce() {
 	[ -d "$1" ] && return
 	mkdir -p "$(dirname "$1")"
 	(
-		local dir="$1" scratch
+		local dir="$1" scratch rc
 		scratch=$(mktemp -d "$1.XXXXXX")
 		shift
 		trap 'rm -rf "$scratch"' EXIT
 		trap 'exit 130' INT TERM HUP
 		chmod 755 "$scratch"
 		"$@" "$scratch"
+		rc=$?
+		[ $rc = 0 ] || exit $rc
 		mv -T "$scratch" "$dir" 2>/dev/null || [ -d "$dir" ]
 	)
 }

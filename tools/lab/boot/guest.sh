@@ -6,8 +6,8 @@
 kvm_of() {
 	local kvm name
 	kvm=$(dirname "$1")/kvm.ko
-	name=kvm-$(key "$kvm").ko
-	[ -e "$2/$name" ] || cp "$kvm" "$2/$name"
+	name=kvm-$(key "$kvm").ko || return
+	[ -e "$2/$name" ] || cp "$kvm" "$2/$name" || return
 	echo "$name"
 }
 
