@@ -114,3 +114,24 @@ table() {
 	says 1 '^NOT ok  migrate-known, line 3 is known already: here p>p' table 'here|p>p|tree|EINVAL|another reason'
 	says 2 '^NOT ok  there is no point' awk -f "$lab/check/migrate-table" -v sets=default /dev/null
 }
+
+# host LINE...: what a host of "nested" prints with all steps done and, before L1 is restored, LINEs.
+host() {
+	local step n=0
+	for step in begin l1-boots l1-kvm l2-boots l2-reset l2-runs l1-saved; do echo "= $((n += 1000000000)) $step"; done
+	printf '%s\n' 'guest_mode: 1' 'L1: up' 'L2: up' 'L2: up' "$@" '= 8000000000 l1-restored' '= 9000000000 l1-ends'
+}
+
+@test "nested: what went another way than all steps done" {
+	host >"$scratch/s"
+	nested() { host "$@" >"$scratch/p"; awk -f "$lab/check/nested-table" -v name=tree -v variant=patched "$scratch/s" "$scratch/p"; }
+	says 0 '^ok .* instructions differ by [+]0.00 %' nested
+	says 1 '^NOT ok  tree, patched: boots are 1 of L1, and 3 of L2, not 1 and 2$' nested 'L2: up'
+	says 1 '^NOT ok  tree, patched: boots are 2 of L1, ' nested 'L1: up'
+	says 1 '^NOT ok  tree, patched: a kernel complains' nested '[ 1.0] WARNING: of a test'
+	says 2 '^NOT ok  tree, patched: L1 was saved, but not in L2' nested 'guest_mode: 0'
+	sed -i /l1-restored/d "$scratch/s"
+	says 1 '^NOT ok  tree, shipped: it does not come to: L1 is restored' nested
+	: >"$scratch/s"
+	says 2 '^NOT ok  tree, shipped: the host did not get to it' nested
+}
