@@ -4,6 +4,17 @@
 # patches_of TREE: prints the patches of its series.
 patches_of() { sed -n 's,^\([^#]*\.patch\).*,\1,p' "$top/series/$1"; }
 
+# in_it BASE DIR: prints those of the series of the tree that was read that the git tree BASE has all of, by taking them
+# back in DIR, the last one first, as one may have changed what another did.
+in_it() {
+	local patch
+	git clone -q --shared "$1" "$2"
+	for patch in $(patches_of "$name" | tac); do
+		! git -C "$2" apply -R --index "$top/$patch" 2>/dev/null || echo "$patch"
+	done
+	rm -rf "$2"
+}
+
 # mutants_of TREE: the names of its mutants: mutants/NAME.patch, or NAME.FORM.patch, says "Trees: TREE ..." above its
 # diff. mutant TREE NAME: prints that file, or nothing if there is none.
 mutants_of() { (cd "$top/mutants" && { grep -lE "^Trees:(.*)? $1( |\$)" -- *.patch || :; } | sed 's/\..*//'); }
