@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # How the gate builds a series, in all of the source, as a maintainer would. Of the gate it takes $am, $scratch,
-# and what the series is about: $concerned, $all_tests.
+# and what the series is about: $concerned.
 
 # The source that is built: hard links to what was unpacked, and over them, by git, which writes each anew, the files of
 # COMMIT that differ from what is there.
@@ -51,11 +51,11 @@ sparse_to() {
 sparse_is_as_of_base() { sparse_to "$scratch/b" && diff "$scratch/a" "$scratch/b"; }
 sparse_says_nothing_new() { put base && sparse_to "$scratch/a" && each_part sparse_is_as_of_base; }
 
-# selftests_build CC [TEST...]: these, or all of the series, as far as they are there.
+# selftests_build CC TEST...: these, as far as they are there.
 selftests_build() {
 	local cc="$1" uapi tests
 	shift
-	[ $# != 0 ] || set -- $all_tests
+	[ $# != 0 ] || { echo "there is none"; return 1; }
 	tests=$(for t; do [ ! -e "$src/tools/testing/selftests/kvm/$t.c" ] || echo "$t"; done)
 	[ -n "$tests" ] || return 0
 	uapi=$(BASE= "$lab/get/fetch" "$newest" source)/uapi/usr
