@@ -111,3 +111,24 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 	"$copy/tools/lab/build/tree" --refresh $tree
 	[ -z "$(git -C "$copy" status --porcelain -- . ':!tools')" ]
 }
+
+@test "a test that the kernel has, or has in another form; what another part says of it" {
+	local base="$scratch/has-test" name=svm_nested_clear_svme_test x86=tools/testing/selftests/kvm/x86 patch files
+	patch=$(sed -n "s,\(.*/$name.patch\) .*,\1,p" "$top/series/$newest")
+	files=$(sed -n "s,.*/$name.patch ,,p" "$top/series/$newest")
+	git clone -q "$("$lab/build/assemble" --base $newest)" "$base"
+	cd "$base"
+	printf '%s = 6\n' VERSION PATCHLEVEL SUBLEVEL >Makefile
+	git apply "$top/$patch"
+	(cd "$top" && cp $files "$base/$x86")
+	echo '/* another form */' >>$x86/$name.c
+	git add -f Makefile $files
+	git commit -q -a -m 'a test in another form'
+	set -- env BASE="$base" OUT="$scratch/parts" "$lab/build/series" $newest
+	says 2 "^$patch does not apply to .*, which has 1 of its 1 hunks already:" "$@"
+	cp "$top/$x86/$name.c" $x86
+	git commit -q -a -m 'as it is here'
+	says 0 "^$name.patch is not needed: " "$@"
+	grep -x "$name.patch" "$scratch/parts/1/cover-letter"
+	not grep "$name.patch" "$scratch/parts/2/cover-letter"
+}
