@@ -501,13 +501,13 @@ static void model_guest(struct model *m, const struct op *op)
 static void model_userspace(struct model *m, const struct op *op)
 {
 	switch (op->kind) {
-	case SREGS_EFER:
-	case MSRS_EFER:
+	case SREGS_EFER ... MSRS_EFER:
+		m->own[L1].efer = efer_set_svme(m->own[L1].efer, op->arg);
+		m->own[L2].efer = efer_set_svme(m->own[L2].efer, op->arg);
 		if (m->l2 && !op->arg) {
 			m->l2 = false;
 			m->gif = true;
 		}
-		m->own[L1].efer = efer_set_svme(m->own[L1].efer, op->arg);
 		return;
 	case SET_GIF:
 		m->l2 = false;

@@ -25,6 +25,7 @@
 #define RESET_PAGE_GPA		0xfffff000
 #define RESET_PAGE_SLOT		10
 #define IO_PORT			0x20
+#define PDPTE_ACCESSED		BIT(5)
 
 #define NR_SPINS		200
 #define CODE_SIZE		64
@@ -164,16 +165,10 @@ static void __printf(1, 2) __noreturn differ(const char *fmt, ...)
 {
 	va_list args;
 
-	/*
-	 * QEMU's CPU sets the accessed bit of PDPTEs, which must be zero, and which KVM
-	 * refuses when it loads them: what comes of it isn't KVM's.
-	 */
-	if (!((pdptes[0] | pdptes[1] | pdptes[2] | pdptes[3]) & BIT(5))) {
-		va_start(args, fmt);
-		vsnprintf(result->what, sizeof(result->what), fmt, args);
-		va_end(args);
-		result->differs = true;
-	}
+	va_start(args, fmt);
+	vsnprintf(result->what, sizeof(result->what), fmt, args);
+	va_end(args);
+	result->differs = true;
 	_exit(0);
 }
 
@@ -328,6 +323,17 @@ static void put_op(u8 *p, const struct op *op, u32 rax, bool long_mode)
 	memset(p, 0x90, end - p);					/* nop */
 }
 
+/*
+ * QEMU's CPU sets the accessed bit of PDPTEs, which must be zero, whenever it walks page
+ * tables for PAE, and KVM refuses them when it loads them again.  All is below 1 GiB.
+ */
+static u8 *put_clear_accessed(u8 *p, gpa_t pae_cr3)
+{
+	p = put(p, 0x80, 0x25);						/* andb $, first PDPTE */
+	p = put32(p, pae_cr3);
+	return put(p, (u8)~PDPTE_ACCESSED);
+}
+
 static u8 *put_stage(u8 *p, enum stage stage)
 {
 	p = put(p, 0xc7, 0x05);						/* movl $, shared.stage */
@@ -339,19 +345,21 @@ static u8 *put_stage(u8 *p, enum stage stage)
  * L1 and L2 in long mode call it, L2 in legacy mode has it in a guest_loop() of its own.
  * While L2 is active, L1's is VMRUN, behind which it goes on.
  */
-static void write_code(const struct op *op, bool l2, u32 rax)
+static void write_code(struct model *m, const struct op *op, u32 rax)
 {
 	u8 *p = legacy_code;
 
-	put_op(code[l2], op, rax, true);
-	put(code[l2] + CODE_SIZE, 0xc3);				/* ret */
+	put_op(code[m->l2], op, rax, true);
+	put(code[m->l2] + CODE_SIZE, 0xc3);				/* ret */
 
 	p = put(p, 0xb9);						/* mov $NR_SPINS, %ecx */
 	p = put32(p, NR_SPINS);
 	p = put(p, 0xe2, 0xfe);						/* 1: loop 1b */
 	p = put_stage(p, LATE);
 	p = put(p, 0xe6, AT_L2);					/* outb %al, $AT_L2 */
+	p = put_clear_accessed(p, m->pae_cr3);
 	p = put_stage(p, AT_OP);
+	p = put_clear_accessed(p, m->pae_cr3);
 	put_op(p, op, rax, false);
 	p = put(p + CODE_SIZE, 0xe9);					/* jmp legacy_code */
 	put32(p, legacy_code - (p + 4));
@@ -397,9 +405,10 @@ static void check_svm(struct model *m)
 	check("EFER.SVME", vcpu_svme(vcpu), has_svme(m));
 }
 
-static void check_regs(struct model *m)
+/* As L1 or L2 had them last, whichever the vCPU has. */
+static void check_regs_of(struct model *m, bool l2)
 {
-	const struct own *own = &m->own[m->l2];
+	const struct own *own = &m->own[l2];
 	struct kvm_sregs sregs;
 	struct kvm_regs regs;
 
@@ -411,14 +420,19 @@ static void check_regs(struct model *m)
 
 	vcpu_regs_get(vcpu, &regs);
 	check("RFLAGS.IF", !!(regs.rflags & X86_EFLAGS_IF), own->irqs_on);
-	if (!m->l2 || !(m->vmcb & VMCB_LEGACY)) {
-		rsp[m->l2] = rsp[m->l2] ?: regs.rsp;
-		check("RSP", regs.rsp, rsp[m->l2]);
+	if (!l2 || !(m->vmcb & VMCB_LEGACY)) {
+		rsp[l2] = rsp[l2] ?: regs.rsp;
+		check("RSP", regs.rsp, rsp[l2]);
 	}
-	if (!m->l2) {
+	if (!l2) {
 		l1_regs = regs;
 		l1_sregs = sregs;
 	}
+}
+
+static void check_regs(struct model *m)
+{
+	check_regs_of(m, m->l2);
 }
 
 /* As userspace resets a vCPU, whatever it was doing. */
@@ -468,6 +482,7 @@ static int run_to_stop(void)
 		if (get_ucall(vcpu, &uc) == UCALL_ABORT)
 			differ("guest: %.180s", uc.buffer);
 
+		pdptes[0] &= ~PDPTE_ACCESSED;
 		vcpu_run_complete_io(vcpu);
 		if (port == SMI_STOP_PORT)
 			stop_in_smm();
