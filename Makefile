@@ -5,7 +5,7 @@ VARIANT ?= patched
 # What may be said after the target, and of what is not for all of them, with which.
 variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED
 CONFIG_for := kernel
-VARIANT_for := module vm run mutants migrate nested
+VARIANT_for := module vm run mutants migrate nested soak
 PARAMS_for := run vm host-try
 CMD_for := vm
 FILES_for := vm
@@ -69,7 +69,7 @@ bench: ## What TREE's series costs, in instructions and bytes, against shipped
 migrate: ## What becomes of a VM that moves between TREE as shipped and as patched, both ways, in QEMU's order
 	@tools/lab/check/migrate "$$TREE" "$$VARIANT"
 soak: ## Random operations on TREE's kernel, next to a model, for SECONDS=60 a set of parameters, from SEED=1 on
-	@tools/lab/check/soak "$$TREE"
+	@tools/lab/check/soak "$$TREE" "$$VARIANT"
 nested: ## Whether QEMU in a VM runs, resets, saves and restores a VM of its own, shipped and patched; three minutes
 	@tools/lab/check/nested "$$TREE" "$$VARIANT"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
