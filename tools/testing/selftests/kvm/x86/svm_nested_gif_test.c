@@ -257,7 +257,6 @@ TEST_F(l2_event, virtual_gif_does_not_hold_exit)
 
 static u64 nr_vectors_0;
 static u64 nr_irqs;
-static u64 nr_irqs_in_l2;
 
 static void vector_0_handler(struct ex_regs *regs)
 {
@@ -270,23 +269,51 @@ static void irq_handler(struct ex_regs *regs)
 	x2apic_write_reg(APIC_EOI, 0);
 }
 
-/* KVM asks for a window while GIF=0, and may find that there is none for L1's IRQs. */
-static void l2_irq_code(void)
+static void send_irq(void)
+{
+	x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | ICR_IRQ);
+	force_vmexits();
+}
+
+static void l2_spin(void)
 {
 	int i;
 
-	clgi();
-	x2apic_write_reg(APIC_ICR, APIC_INT_ASSERT | ICR_IRQ);
-	force_vmexits();
-	stgi();
 	for (i = 0; i < NR_SPINS; i++)
 		barrier();
-	WRITE_ONCE(nr_irqs_in_l2, nr_irqs);
+}
+
+/* KVM asks for a window while GIF is 0, and may find that there is none for L1's IRQs. */
+static void l2_stgi(void)
+{
+	clgi();
+	sti();
+	send_irq();
+	stgi();
+	l2_spin();
 	vmmcall();
 }
 
-/* L2's IRQs are on, but with V_INTR_MASKING it is L1's that count. */
+/* KVM asks for a window while RFLAGS.IF is 0, as it is at VMRUN ... */
+static void l2_sti(void)
+{
+	send_irq();
+	sti();
+	l2_spin();
+	vmmcall();
+}
+
+/* ... which does not open before L2 exits. */
+static void l2_no_sti(void)
+{
+	send_irq();
+	vmmcall();
+}
+
+/* With V_INTR_MASKING, it is RFLAGS.IF of L1 that counts, not that of L2. */
 FIXTURE_VARIANT(l2_irq) {
+	void (*l2_code)(void);
+	u32 int_ctl;
 	bool l1_irqs_on;
 	u64 intercept;
 	u64 exit_code;
@@ -298,20 +325,20 @@ static void l1_irq_code(struct svm_test_data *svm, FIXTURE_VARIANT(l2_irq) const
 	struct vmcb *vmcb = svm->vmcb;
 
 	x2apic_enable();
-	generic_svm_setup(svm, l2_irq_code);
+	generic_svm_setup(svm, variant->l2_code);
 	vmcb->control.intercept |= variant->intercept;
-	vmcb->control.int_ctl |= V_INTR_MASKING_MASK;
-	guest_regs.rflags = X86_EFLAGS_FIXED | X86_EFLAGS_IF;
+	vmcb->control.int_ctl |= variant->int_ctl;
 	if (variant->l1_irqs_on)
 		sti();
 	run_guest(vmcb, svm->vmcb_gpa);
 
 	__GUEST_ASSERT(!nr_vectors_0, "Wanted no interrupt with vector 0 in L2, got %lu",
 		       nr_vectors_0);
-	__GUEST_ASSERT(!(vmcb->control.int_ctl & V_IRQ_MASK),
-		       "Wanted no V_IRQ in vmcb12, got int_ctl 0x%x", vmcb->control.int_ctl);
+	__GUEST_ASSERT(!((vmcb->control.int_ctl ^ variant->int_ctl) & V_IRQ_MASK),
+		       "Wanted V_IRQ in vmcb12 as it was, got int_ctl 0x%x, from 0x%x",
+		       vmcb->control.int_ctl, variant->int_ctl);
 	GUEST_ASSERT_EQ(vmcb->control.exit_code, variant->exit_code);
-	GUEST_ASSERT_EQ(nr_irqs_in_l2, variant->nr_irqs_in_l2);
+	GUEST_ASSERT_EQ(nr_irqs, variant->nr_irqs_in_l2);
 
 	sti();
 	stgi();
@@ -324,12 +351,57 @@ FIXTURE(l2_irq) {
 	struct kvm_vcpu *vcpu;
 };
 
+#define MASKING			V_INTR_MASKING_MASK
 #define INTR			BIT_ULL(INTERCEPT_INTR)
 
-FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1) { false, 0, SVM_EXIT_VMMCALL };
-FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1_intercepted) { false, INTR, SVM_EXIT_VMMCALL };
-FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1) { true, 0, SVM_EXIT_VMMCALL, 1 };
-FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1_intercepted) { true, INTR, SVM_EXIT_INTR };
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1)
+{
+	l2_stgi, MASKING, false, 0, SVM_EXIT_VMMCALL
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1_intercepted)
+{
+	l2_stgi, MASKING, false, INTR, SVM_EXIT_VMMCALL
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1)
+{
+	l2_stgi, MASKING, true, 0, SVM_EXIT_VMMCALL, 1
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1_intercepted)
+{
+	l2_stgi, MASKING, true, INTR, SVM_EXIT_INTR
+};
+
+/* A window of KVM's is nothing that L1 sees, not even if it intercepts its own. */
+#define VINTR			BIT_ULL(INTERCEPT_VINTR)
+#define V_IRQ			(V_IRQ_MASK | V_IGN_TPR_MASK)
+
+FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_off_in_l1)
+{
+	l2_stgi, MASKING, false, VINTR, SVM_EXIT_VMMCALL
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_off_in_l2)
+{
+	l2_no_sti, 0, false, VINTR, SVM_EXIT_VMMCALL
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2)
+{
+	l2_sti, 0, false, VINTR, SVM_EXIT_VMMCALL, 1
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2_intercepted)
+{
+	l2_sti, 0, false, VINTR | INTR, SVM_EXIT_INTR
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2_with_l1s_v_irq)
+{
+	l2_sti, V_IRQ, false, VINTR, SVM_EXIT_VINTR, 1
+};
 
 FIXTURE_SETUP(l2_irq)
 {
