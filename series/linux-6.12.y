@@ -62,8 +62,9 @@
 # 783cf7d01fb8 and 435741a4e766 (7.1). Patch 24: L2's kernel does with SKINIT.
 # Upstream 1d1722e52fcd (7.0).
 #
-# The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
-# 7.3.4, and no reason to take the others.
+# The last patch but one has a VMRUN that fails disable L1's breakpoints. The
+# last keeps KVM's wait for an IRQ of L1's from an L1 that intercepts VINTR.
+# Nowhere as of 7.3.4, and no reason to take the others.
 #
 # For stable@: mainline has the behaviour of patches 3 and 18 (in part), 13, 14,
 # 17, 20 and 22 to 24, by the commits that these name; they could be taken
@@ -137,3 +138,4 @@ arch/x86/kvm/svm/linux-6.12.y/eventinj-checked.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-gp-of-svm-instructions.patch
 arch/x86/kvm/svm/linux-6.12.y/l2-skinit-ud.patch
 arch/x86/kvm/svm/linux-6.12.y/early-failure-resets-dr7.patch
+arch/x86/kvm/svm/linux-6.12.y/l2-irq-window-is-kvms.patch
