@@ -69,8 +69,9 @@
 # 783cf7d01fb8 and 435741a4e766 (7.1). Patch 29: L2's kernel does with SKINIT.
 # Upstream 1d1722e52fcd (7.0).
 #
-# The last patch has a VMRUN that fails disable L1's breakpoints. Nowhere as of
-# 7.3.4, and no reason to take the others.
+# The last patch but one has a VMRUN that fails disable L1's breakpoints. The
+# last keeps KVM's wait for an IRQ of L1's from an L1 that intercepts VINTR.
+# Nowhere as of 7.3.4, and no reason to take the others.
 #
 # For stable@: mainline has the behaviour of patches 1, 4 and 19 (in part), 11,
 # 12, 14, 18, 21 and 23 to 29, by the commits that these name; they could be
@@ -156,3 +157,4 @@ arch/x86/kvm/svm/linux-6.1.y/no-dummy-interrupt-in-l2.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-gp-of-svm-instructions.patch
 arch/x86/kvm/svm/linux-6.1.y/l2-skinit-ud.patch
 arch/x86/kvm/svm/linux-6.1.y/early-failure-resets-dr7.patch
+arch/x86/kvm/svm/linux-6.1.y/l2-irq-window-is-kvms.patch
