@@ -210,20 +210,19 @@ static u64 random_below(u64 n)
 }
 
 /*
- * Without VMCB_VIRQ and VMCB_VINTR, which are for "replay": KVM's window for an interrupt
- * of L1, which is a virtual interrupt as well, exits to an L1 that intercepts VINTR, and
- * QEMU's CPU takes a virtual interrupt for an exception if it is delivered with a #NPF.
+ * VMCB_VIRQ is for "replay": QEMU's CPU takes a virtual interrupt for an exception if it
+ * is delivered with a #NPF.
  */
-#define RANDOM_VMCBS		VMCB_VIRQ
+#define RANDOM_VMCBS		(BIT_ULL(33) - 1 - VMCB_VIRQ)
 
 static u64 random_vmcb(void)
 {
-	u64 vmcb = random_below(RANDOM_VMCBS);
+	u64 vmcb = random_below(BIT_ULL(33)) & RANDOM_VMCBS;
 	int i;
 
 	/* An L2 with few intercepts lives longer. */
 	for (i = random_below(4); i; i--)
-		vmcb &= ~VMCB_INTERCEPTS | random_below(RANDOM_VMCBS);
+		vmcb &= ~(VMCB_INTERCEPTS | VMCB_VINTR) | random_below(BIT_ULL(33));
 	if (random_below(6))
 		vmcb &= ~VMCB_BAD;
 	if (random_below(4))
