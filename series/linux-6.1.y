@@ -78,7 +78,7 @@
 # taken today, with 20, which prepares for 21, and 11 not before 12. 18 needs
 # 15, and 19 needs 6: without the others, these two do not apply, nor do 14 and
 # 25 for their context; the rest does, and builds. Patches 2, 3, 5 to 10, 13, 15
-# to 17, 22 and 30 wait for mainline.
+# to 17, 22, 30 and 31 wait for mainline.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an

@@ -70,7 +70,7 @@
 # 17, 20 and 22 to 24, by the commits that these name; they could be taken
 # today, with 19, which prepares for 20, and 13 not before 14. 17 needs 11, and
 # 18 needs 5: without the others, these two do not apply, the rest does, and
-# builds. Patches 1, 2, 4 to 12, 15, 16, 21 and 25 wait for mainline.
+# builds. Patches 1, 2, 4 to 12, 15, 16, 21, 25 and 26 wait for mainline.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
