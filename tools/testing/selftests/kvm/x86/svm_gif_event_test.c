@@ -66,11 +66,6 @@ static void run_past_events(struct kvm_vcpu *vcpu)
 	}
 }
 
-static bool vcpu_gif(struct kvm_vcpu *vcpu)
-{
-	return vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GIF_SET;
-}
-
 static void nmi_handler(struct ex_regs *regs)
 {
 	log_event(&event_log);

@@ -14,11 +14,6 @@ enum {
 	AT_SVME_SET,
 };
 
-static bool vcpu_gif(struct kvm_vcpu *vcpu)
-{
-	return vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GIF_SET;
-}
-
 static void l1_toggle_svme(bool gif, bool by_wrmsr)
 {
 	set_svme(true);
@@ -38,9 +33,7 @@ static void l1_toggle_svme(bool gif, bool by_wrmsr)
 	GUEST_SYNC(AT_STGI);
 }
 
-FIXTURE(svme_toggle) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(svme_toggle);
 
 FIXTURE_VARIANT(svme_toggle) {
 	/* NULL: by WRMSR in L1. */
@@ -51,19 +44,10 @@ FIXTURE_VARIANT_ADD(svme_toggle, wrmsr) { };
 FIXTURE_VARIANT_ADD(svme_toggle, set_sregs) { .set_svme = vcpu_set_svme_by_sregs };
 FIXTURE_VARIANT_ADD(svme_toggle, set_msrs) { .set_svme = vcpu_set_svme_by_msrs };
 
-FIXTURE_SETUP(svme_toggle)
-{
-	vm_create_with_one_vcpu(&self->vcpu, l1_toggle_svme);
-}
-
-FIXTURE_TEARDOWN(svme_toggle)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
-
 static void test_svme_toggle(struct kvm_vcpu *vcpu, bool gif,
 			     void (*set_svme)(struct kvm_vcpu *vcpu, bool svme))
 {
+	vcpu_arch_set_entry_point(vcpu, l1_toggle_svme);
 	vcpu_args_set(vcpu, 2, gif, !set_svme);
 
 	vcpu_run_to_sync(vcpu, AT_CLGI);
@@ -112,9 +96,7 @@ static void l1_gif_insns_without_svme(void)
 	GUEST_DONE();
 }
 
-FIXTURE(nested_state_without_svme) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(nested_state_without_svme);
 
 FIXTURE_VARIANT(nested_state_without_svme) {
 	u16 flags;
@@ -122,16 +104,6 @@ FIXTURE_VARIANT(nested_state_without_svme) {
 
 FIXTURE_VARIANT_ADD(nested_state_without_svme, gif_clear) { };
 FIXTURE_VARIANT_ADD(nested_state_without_svme, gif_set) { .flags = KVM_STATE_NESTED_GIF_SET };
-
-FIXTURE_SETUP(nested_state_without_svme)
-{
-	vm_create_with_one_vcpu(&self->vcpu, l1_gif_insns_without_svme);
-}
-
-FIXTURE_TEARDOWN(nested_state_without_svme)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
 
 TEST_F(nested_state_without_svme, is_returned_as_set)
 {
@@ -148,6 +120,7 @@ TEST_F(nested_state_without_svme, is_returned_as_set)
 
 TEST_F(nested_state_without_svme, keeps_stgi_and_clgi_ud)
 {
+	vcpu_arch_set_entry_point(self->vcpu, l1_gif_insns_without_svme);
 	vcpu_run_to_sync(self->vcpu, AT_STEP);
 	TEST_ASSERT_EQ(vcpu_svme(self->vcpu), false);
 
@@ -184,7 +157,6 @@ static void enter_smm(struct kvm_vcpu *vcpu, bool unused)
 
 FIXTURE(forced_leave) {
 	struct kvm_vcpu *vcpu;
-	gva_t svm_gva;
 };
 
 FIXTURE_VARIANT(forced_leave) {
@@ -201,7 +173,6 @@ FIXTURE_SETUP(forced_leave)
 		SKIP(return, "KVM_CAP_X86_SMM not supported");
 
 	vm_create_with_one_vcpu(&self->vcpu, l1_forced_leave);
-	vcpu_alloc_svm(self->vcpu->vm, &self->svm_gva);
 }
 
 FIXTURE_TEARDOWN(forced_leave)
@@ -213,9 +184,12 @@ FIXTURE_TEARDOWN(forced_leave)
  * VMRUN sets GIF, so that whatever GIF was in L1 before, it is '1' in the
  * state that the vCPU is forced out of.
  */
-static void test_forced_leave(struct kvm_vcpu *vcpu, gva_t svm_gva, bool l1_gif,
+static void test_forced_leave(struct kvm_vcpu *vcpu, bool l1_gif,
 			      void (*leave)(struct kvm_vcpu *vcpu, bool svme))
 {
+	gva_t svm_gva;
+
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
 	vcpu_args_set(vcpu, 2, svm_gva, l1_gif);
 
 	vcpu_run_to_sync(vcpu, AT_L2);
@@ -228,12 +202,12 @@ static void test_forced_leave(struct kvm_vcpu *vcpu, gva_t svm_gva, bool l1_gif,
 
 TEST_F(forced_leave, gif_set_if_l1_vmrun_with_gif_set)
 {
-	test_forced_leave(self->vcpu, self->svm_gva, true, variant->leave);
+	test_forced_leave(self->vcpu, true, variant->leave);
 }
 
 TEST_F(forced_leave, gif_set_if_l1_vmrun_with_gif_clear)
 {
-	test_forced_leave(self->vcpu, self->svm_gva, false, variant->leave);
+	test_forced_leave(self->vcpu, false, variant->leave);
 }
 
 int main(int argc, char *argv[])

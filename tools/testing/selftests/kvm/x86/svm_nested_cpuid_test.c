@@ -215,30 +215,20 @@ TEST_F(l2, cpuid_of_other_vendor_keeps_l1_from_host_memory)
 }
 
 /* For what makes KVM WARN where it goes wrong. */
-FIXTURE(host_may_crash) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(host_may_crash);
 
-FIXTURE_SETUP(host_may_crash)
+/* KVM virtualizes VMLOAD and VMSAVE of L2 if L1 wants that and may have it. */
+TEST_F(host_may_crash, cpuid_without_vls_keeps_l2_from_host_memory)
 {
 	gva_t svm_gva;
 
 	if (!kvm_cpu_has_npt() || !kvm_cpu_has(X86_FEATURE_V_VMSAVE_VMLOAD))
 		SKIP(return, "KVM doesn't support nested NPT and V_VMSAVE_VMLOAD");
 
-	vm_create_with_one_vcpu(&self->vcpu, l1_code);
+	vcpu_arch_set_entry_point(self->vcpu, l1_code);
 	__vcpu_alloc_svm(self->vcpu->vm, true, &svm_gva);
 	vcpu_args_set(self->vcpu, 2, svm_gva, SVM_MISC2_ENABLE_V_VMLOAD_VMSAVE);
-}
 
-FIXTURE_TEARDOWN(host_may_crash)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
-
-/* KVM virtualizes VMLOAD and VMSAVE of L2 if L1 wants that and may have it. */
-TEST_F(host_may_crash, cpuid_without_vls_keeps_l2_from_host_memory)
-{
 	self->vcpu = run_to_l2_and_migrate(self->vcpu, set_other_vls);
 	undo_cpuid_change_in_l2(self->vcpu);
 	vcpu_run_to_done(self->vcpu);

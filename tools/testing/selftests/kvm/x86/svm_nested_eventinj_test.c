@@ -164,9 +164,7 @@ static void leave_by_nested_state(struct kvm_vcpu *vcpu)
 	vcpu_svm_nested_flags_set(vcpu, 0);
 }
 
-FIXTURE(nmi_for_l2) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(nmi_for_l2);
 
 FIXTURE_VARIANT(nmi_for_l2) {
 	void (*leave)(struct kvm_vcpu *vcpu);
@@ -175,25 +173,6 @@ FIXTURE_VARIANT(nmi_for_l2) {
 FIXTURE_VARIANT_ADD(nmi_for_l2, vmexit) { .leave = leave_by_init };
 FIXTURE_VARIANT_ADD(nmi_for_l2, forced_leave) { .leave = leave_by_nested_state };
 
-FIXTURE_SETUP(nmi_for_l2)
-{
-	struct kvm_vm *vm;
-	gva_t svm_gva;
-
-	if (!kvm_has_cap(KVM_CAP_X86_SMM))
-		SKIP(return, "KVM_CAP_X86_SMM not supported");
-
-	vm = vm_create_with_one_vcpu(&self->vcpu, l1_nmi_for_l2);
-	vm_install_exception_handler(vm, NMI_VECTOR, nmi_handler_with_stops);
-	vcpu_alloc_svm(vm, &svm_gva);
-	vcpu_args_set(self->vcpu, 1, svm_gva);
-}
-
-FIXTURE_TEARDOWN(nmi_for_l2)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
-
 /* L2 is left before it runs with the NMI that L1 injects: it is L2's, and gone. */
 TEST_F(nmi_for_l2, is_not_taken_for_l1s)
 {
@@ -201,6 +180,15 @@ TEST_F(nmi_for_l2, is_not_taken_for_l1s)
 	union svm_nested_state nested;
 	struct vmcb *vmcb12 = (void *)nested.state.data.svm;
 	struct kvm_regs l1_regs;
+	gva_t svm_gva;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM_CAP_X86_SMM not supported");
+
+	vm_install_exception_handler(vcpu->vm, NMI_VECTOR, nmi_handler_with_stops);
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_arch_set_entry_point(vcpu, l1_nmi_for_l2);
+	vcpu_args_set(vcpu, 1, svm_gva);
 
 	vcpu_run_to_sync(vcpu, AT_L1);
 	vcpu_run_complete_io(vcpu);

@@ -21,12 +21,7 @@ enum {
 	AT_VMEXIT,
 };
 
-/* L1's GIF; L2's virtual GIF, if it has one, is in vmcb12. */
-static bool vcpu_gif(struct kvm_vcpu *vcpu)
-{
-	return vcpu_svm_nested_flags(vcpu) & KVM_STATE_NESTED_GIF_SET;
-}
-
+/* vcpu_gif() is L1's GIF; L2's virtual GIF, if it has one, is in vmcb12. */
 static bool vcpu_l2_vgif(struct kvm_vcpu *vcpu)
 {
 	union svm_nested_state nested;
@@ -58,10 +53,7 @@ static void l1_l2_gif(struct svm_test_data *svm, u32 int_ctl)
 	GUEST_SYNC(AT_VMEXIT);
 }
 
-FIXTURE(l2_gif) {
-	struct kvm_vcpu *vcpu;
-	struct vmcb *vmcb12;
-};
+KVM_ONE_VCPU_TEST_SUITE(l2_gif);
 
 FIXTURE_VARIANT(l2_gif) {
 	bool vgif;
@@ -70,28 +62,19 @@ FIXTURE_VARIANT(l2_gif) {
 FIXTURE_VARIANT_ADD(l2_gif, no_vgif) { };
 FIXTURE_VARIANT_ADD(l2_gif, vgif) { .vgif = true };
 
-FIXTURE_SETUP(l2_gif)
-{
-	u32 int_ctl = V_GIF_MASK | (variant->vgif ? V_GIF_ENABLE_MASK : 0);
-	gva_t svm_gva;
-
-	if (variant->vgif && !kvm_cpu_has(X86_FEATURE_VGIF))
-		SKIP(return, "No virtual GIF for L2");
-
-	vm_create_with_one_vcpu(&self->vcpu, l1_l2_gif);
-	self->vmcb12 = vcpu_alloc_svm(self->vcpu->vm, &svm_gva)->vmcb_hva;
-	vcpu_args_set(self->vcpu, 2, svm_gva, int_ctl);
-}
-
-FIXTURE_TEARDOWN(l2_gif)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
-
 TEST_F(l2_gif, clgi_and_stgi_act_on_the_right_gif)
 {
 	struct kvm_vcpu *vcpu = self->vcpu;
 	bool vgif = variant->vgif;
+	struct vmcb *vmcb12;
+	gva_t svm_gva;
+
+	if (vgif && !kvm_cpu_has(X86_FEATURE_VGIF))
+		SKIP(return, "No virtual GIF for L2");
+
+	vmcb12 = vcpu_alloc_svm(vcpu->vm, &svm_gva)->vmcb_hva;
+	vcpu_arch_set_entry_point(vcpu, l1_l2_gif);
+	vcpu_args_set(vcpu, 2, svm_gva, V_GIF_MASK | (vgif ? V_GIF_ENABLE_MASK : 0));
 
 	vcpu_run_to_sync(vcpu, AT_L2);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), true);
@@ -109,7 +92,7 @@ TEST_F(l2_gif, clgi_and_stgi_act_on_the_right_gif)
 	/* L2 exits with its GIF clear, and #VMEXIT clears L1's. */
 	vcpu_run_to_sync(vcpu, AT_VMEXIT);
 	TEST_ASSERT_EQ(vcpu_gif(vcpu), false);
-	TEST_ASSERT_EQ(!!(self->vmcb12->control.int_ctl & V_GIF_MASK), !vgif);
+	TEST_ASSERT_EQ(!!(vmcb12->control.int_ctl & V_GIF_MASK), !vgif);
 }
 
 enum gif_stage {
@@ -194,10 +177,8 @@ FIXTURE_SETUP(l2_event)
 	vm_create_with_one_vcpu(&self->vcpu, l1_l2_event);
 	self->vmcb12 = vcpu_alloc_svm(self->vcpu->vm, &self->svm_gva)->vmcb_hva;
 
-	l2_icr = variant->icr;
-	l2_irqs_off = variant->irqs_off;
-	sync_global_to_guest(self->vcpu->vm, l2_icr);
-	sync_global_to_guest(self->vcpu->vm, l2_irqs_off);
+	write_guest_global(self->vcpu->vm, l2_icr, variant->icr);
+	write_guest_global(self->vcpu->vm, l2_irqs_off, variant->irqs_off);
 }
 
 FIXTURE_TEARDOWN(l2_event)
@@ -215,6 +196,16 @@ static u64 l2_event_stage(struct kvm_vcpu *vcpu, gva_t svm_gva, int intercept, u
 	return l2_stage;
 }
 
+static void assert_exit(struct vmcb *vmcb12, u64 want_exit_code,
+			u64 stage, u64 want_stage)
+{
+	u64 exit_code = vmcb12->control.exit_code;
+
+	TEST_ASSERT(stage == want_stage && exit_code == want_exit_code,
+		    "Wanted exit 0x%lx at stage %lu, got 0x%lx at stage %lu",
+		    want_exit_code, want_stage, exit_code, stage);
+}
+
 TEST_F(l2_event, clgi_in_l2_holds_exit_until_stgi)
 {
 	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept, 0);
@@ -228,11 +219,7 @@ TEST_F(l2_event, clgi_in_l2_lets_it_exit_at_stgi)
 {
 	u64 stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept, 0);
 
-	TEST_ASSERT(stage == GIF_OPENING &&
-		    self->vmcb12->control.exit_code == variant->exit_code,
-		    "Wanted exit 0x%lx at stage %u, got 0x%lx at stage %lu",
-		    variant->exit_code, GIF_OPENING,
-		    (u64)self->vmcb12->control.exit_code, stage);
+	assert_exit(self->vmcb12, variant->exit_code, stage, GIF_OPENING);
 }
 
 TEST_F(l2_event, virtual_gif_does_not_hold_exit)
@@ -245,11 +232,7 @@ TEST_F(l2_event, virtual_gif_does_not_hold_exit)
 	stage = l2_event_stage(self->vcpu, self->svm_gva, variant->intercept,
 			       V_GIF_ENABLE_MASK | V_GIF_MASK);
 
-	TEST_ASSERT(stage == GIF_CLEAR &&
-		    self->vmcb12->control.exit_code == variant->exit_code,
-		    "Wanted exit 0x%lx at stage %u, got 0x%lx at stage %lu",
-		    variant->exit_code, GIF_CLEAR,
-		    (u64)self->vmcb12->control.exit_code, stage);
+	assert_exit(self->vmcb12, variant->exit_code, stage, GIF_CLEAR);
 	TEST_ASSERT(!(self->vmcb12->control.int_ctl & V_GIF_MASK),
 		    "CLGI in L2 did not clear V_GIF, int_ctl 0x%x",
 		    self->vmcb12->control.int_ctl);
@@ -310,6 +293,8 @@ static void l2_no_sti(void)
 	vmmcall();
 }
 
+KVM_ONE_VCPU_TEST_SUITE(l2_irq);
+
 /* With V_INTR_MASKING, it is RFLAGS.IF of L1 that counts, not that of L2. */
 FIXTURE_VARIANT(l2_irq) {
 	void (*l2_code)(void);
@@ -346,10 +331,6 @@ static void l1_irq_code(struct svm_test_data *svm, FIXTURE_VARIANT(l2_irq) const
 	GUEST_ASSERT_EQ(nr_irqs, 1);
 	GUEST_DONE();
 }
-
-FIXTURE(l2_irq) {
-	struct kvm_vcpu *vcpu;
-};
 
 #define MASKING			V_INTR_MASKING_MASK
 #define INTR			BIT_ULL(INTERCEPT_INTR)
@@ -403,25 +384,17 @@ FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2_with_l1s_v_irq)
 	l2_sti, V_IRQ, false, VINTR, SVM_EXIT_VINTR, 1
 };
 
-FIXTURE_SETUP(l2_irq)
-{
-	struct kvm_vm *vm = vm_create_with_one_vcpu(&self->vcpu, l1_irq_code);
-	gva_t svm_gva;
-
-	vcpu_alloc_svm(vm, &svm_gva);
-	vcpu_args_set(self->vcpu, 2, svm_gva, variant);
-	vm_install_exception_handler(vm, 0, vector_0_handler);
-	vm_install_exception_handler(vm, IRQ_VECTOR, irq_handler);
-}
-
-FIXTURE_TEARDOWN(l2_irq)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
-
 TEST_F(l2_irq, comes_as_itself_where_l1_wants_it)
 {
-	vcpu_run_to_done(self->vcpu);
+	struct kvm_vcpu *vcpu = self->vcpu;
+	gva_t svm_gva;
+
+	vm_install_exception_handler(vcpu->vm, 0, vector_0_handler);
+	vm_install_exception_handler(vcpu->vm, IRQ_VECTOR, irq_handler);
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_arch_set_entry_point(vcpu, l1_irq_code);
+	vcpu_args_set(vcpu, 2, svm_gva, variant);
+	vcpu_run_to_done(vcpu);
 }
 
 static void l2_gp_with_init_pending(void)

@@ -271,9 +271,7 @@ TEST_F(l2_insn, npt)
  * L1 intercepts only VMRUN, and CPL comes before that.  KVM intercepts #GP on CPUs that
  * raise it for some addresses that aren't wrong, and has to give L2 those that are due.
  */
-FIXTURE(l2_gp) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(l2_gp);
 
 FIXTURE_VARIANT(l2_gp) {
 	enum svm_opcode opcode;
@@ -327,30 +325,24 @@ static void allow_user_access(struct kvm_vm *vm, gva_t gva)
 	}
 }
 
-FIXTURE_SETUP(l2_gp)
+TEST_F(l2_gp, is_not_a_vmexit)
 {
-	struct kvm_vm *vm = vm_create_with_one_vcpu(&self->vcpu, l1_gp_code);
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_vm *vm = vcpu->vm;
 	struct svm_test_data *svm;
 	gva_t svm_gva;
 
 	svm = vcpu_alloc_svm(vm, &svm_gva);
-	vcpu_args_set(self->vcpu, 2, svm_gva, variant);
+	vcpu_arch_set_entry_point(vcpu, l1_gp_code);
+	vcpu_args_set(vcpu, 2, svm_gva, variant);
 	vm_install_exception_handler(vm, GP_VECTOR, gp_handler);
 	write_l2_code(vm, variant->opcode, false);
 	allow_user_access(vm, (gva_t)&l2_code);
 
 	/* RSP for CPL 0, in the TSS. */
 	memcpy(addr_gva2hva(vm, vm->arch.tss) + 4, &svm->stack, sizeof(svm->stack));
-}
 
-FIXTURE_TEARDOWN(l2_gp)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
-
-TEST_F(l2_gp, is_not_a_vmexit)
-{
-	vcpu_run_to_done(self->vcpu);
+	vcpu_run_to_done(vcpu);
 }
 
 /* L2's own VMRUN, of the VMCB that L1 left in RAX, and that VMRUN would fail for. */

@@ -167,6 +167,7 @@ static void setup_l2(struct kvm_vcpu *vcpu, const struct l2_mode *mode,
 	memcpy(mem->code, code, size);
 
 	vcpu_alloc_svm(vm, &svm_gva);
+	vcpu_arch_set_entry_point(vcpu, l1_run_l2);
 	vcpu_args_set(vcpu, 3, svm_gva, mode, address);
 }
 
@@ -179,9 +180,7 @@ static void run_l2_to_vmexits(struct kvm_vcpu *vcpu)
 	vcpu_run_to_done(vcpu);
 }
 
-FIXTURE(l2_paging) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(l2_paging);
 
 FIXTURE_VARIANT(l2_paging) {
 	const struct l2_mode *mode;
@@ -191,16 +190,6 @@ FIXTURE_VARIANT_ADD(l2_paging, unpaged) { .mode = &unpaged };
 FIXTURE_VARIANT_ADD(l2_paging, legacy) { .mode = &legacy };
 FIXTURE_VARIANT_ADD(l2_paging, legacy_with_lma) { .mode = &legacy_with_lma };
 FIXTURE_VARIANT_ADD(l2_paging, pae) { .mode = &pae };
-
-FIXTURE_SETUP(l2_paging)
-{
-	vm_create_with_one_vcpu(&self->vcpu, l1_run_l2);
-}
-
-FIXTURE_TEARDOWN(l2_paging)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
 
 TEST_F(l2_paging, vmexit_restores_l1)
 {

@@ -47,6 +47,7 @@ static struct svm_test_data *setup_l1(struct kvm_vcpu *vcpu, bool in_l1)
 	gva_t svm_gva;
 
 	svm = vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_arch_set_entry_point(vcpu, l1_code);
 	vcpu_args_set(vcpu, 2, svm_gva, in_l1);
 
 	/* L1 doesn't initialize the host save area: only what KVM saves counts. */
@@ -79,9 +80,7 @@ static void run_rsm_to_shutdown(struct kvm_vcpu *vcpu)
 	TEST_ASSERT(!has_resumed, "L2 has resumed, and shut down only after that");
 }
 
-FIXTURE(smi) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(smi);
 
 FIXTURE_VARIANT(smi) {
 	bool in_l1;
@@ -97,34 +96,30 @@ FIXTURE_VARIANT_ADD(smi, in_l2) {
 	.nested_flags = KVM_STATE_NESTED_GIF_SET | KVM_STATE_NESTED_GUEST_MODE,
 };
 
-FIXTURE_SETUP(smi)
+static void run_to_smi(struct kvm_vcpu *vcpu, FIXTURE_VARIANT(smi) const *variant)
 {
 	struct kvm_vcpu_events events;
 
-	vm_create_with_one_vcpu(&self->vcpu, l1_code);
-	setup_l1(self->vcpu, variant->in_l1);
+	setup_l1(vcpu, variant->in_l1);
 
-	vcpu_run_to_sync(self->vcpu, AT_SMI);
-	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->nested_flags);
+	vcpu_run_to_sync(vcpu, AT_SMI);
+	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), variant->nested_flags);
 
-	inject_smi(self->vcpu);
-	vcpu_run_to_port(self->vcpu, SMI_STOP_PORT);
-	vcpu_events_get(self->vcpu, &events);
+	inject_smi(vcpu);
+	vcpu_run_to_port(vcpu, SMI_STOP_PORT);
+	vcpu_events_get(vcpu, &events);
 	TEST_ASSERT_EQ(events.smi.smm, 1);
-}
-
-FIXTURE_TEARDOWN(smi)
-{
-	kvm_vm_free(self->vcpu->vm);
 }
 
 TEST_F(smi, handler_runs_with_gif_set)
 {
+	run_to_smi(self->vcpu, variant);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), KVM_STATE_NESTED_GIF_SET);
 }
 
 TEST_F(smi, rsm_resumes_with_gif_set)
 {
+	run_to_smi(self->vcpu, variant);
 	vcpu_run_to_sync(self->vcpu, AT_RSM);
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(self->vcpu), variant->nested_flags);
 
@@ -178,9 +173,7 @@ KVM_ONE_VCPU_TEST(smi_in_l2, without_host_save_area_has_gif_set_or_no_handler, l
 	TEST_ASSERT_EQ(vcpu_svm_nested_flags(vcpu), KVM_STATE_NESTED_GIF_SET);
 }
 
-FIXTURE(rsm_to_l2) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(rsm_to_l2);
 
 /* What is cleared of vmcb12. */
 FIXTURE_VARIANT(rsm_to_l2) {
@@ -192,16 +185,6 @@ FIXTURE_VARIANT(rsm_to_l2) {
 FIXTURE_VARIANT_ADD(rsm_to_l2, asid_0) { .asid = -1u };
 FIXTURE_VARIANT_ADD(rsm_to_l2, vmrun_not_intercepted) { .intercept = BIT_ULL(INTERCEPT_VMRUN) };
 FIXTURE_VARIANT_ADD(rsm_to_l2, efer_svme_clear) { .efer = EFER_SVME };
-
-FIXTURE_SETUP(rsm_to_l2)
-{
-	vm_create_with_one_vcpu(&self->vcpu, l1_code);
-}
-
-FIXTURE_TEARDOWN(rsm_to_l2)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
 
 /* What VMRUN refuses must not get in through SMM, either. */
 static void run_rsm_with_invalid_vmcb12(struct kvm_vcpu *vcpu,
@@ -251,9 +234,7 @@ struct save_bits {
  * An SMI handler, or another vCPU, changes what RSM resumes: L1's state, which
  * KVM keeps in the host save area while the handler runs, or L2's in vmcb12.
  */
-FIXTURE(bad_rsm) {
-	struct kvm_vcpu *vcpu;
-};
+KVM_ONE_VCPU_TEST_SUITE(bad_rsm);
 
 FIXTURE_VARIANT(bad_rsm) {
 	struct save_bits clear;
@@ -272,16 +253,6 @@ FIXTURE_VARIANT_ADD(bad_rsm, l1_rflags_vm) { .set.rflags = X86_EFLAGS_VM };
 FIXTURE_VARIANT_ADD(bad_rsm, l2_cr3_no_paging) { .clear.cr0 = X86_CR0_PG, .l2_cr3 = true };
 FIXTURE_VARIANT_ADD(bad_rsm, l2_cr3_legacy_paging) { .clear.cr4 = X86_CR4_PAE, .l2_cr3 = true };
 FIXTURE_VARIANT_ADD(bad_rsm, l2_cr3_pae_paging) { .l2_cr3 = true };
-
-FIXTURE_SETUP(bad_rsm)
-{
-	vm_create_with_one_vcpu(&self->vcpu, l1_code);
-}
-
-FIXTURE_TEARDOWN(bad_rsm)
-{
-	kvm_vm_free(self->vcpu->vm);
-}
 
 static void test_bad_rsm(struct kvm_vcpu *vcpu, FIXTURE_VARIANT(bad_rsm) const *bad)
 {
