@@ -27,9 +27,10 @@ esac
 # shellcheck disable=SC3028 # It is make's SECONDS, no shell's.
 : "${SECONDS:=}" "${SEED:=}"	# N: how long "soak" takes for a set of parameters, and its first seed
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler
+: "${DEBUG_LINES:=}"	# 1: "module" keeps the line numbers of the code, for "coverage"
 : "${DEBS:=}"		# DIR: "fetch" keeps packages in there, and takes them from there
 : "${HOST_RELEASE:=}" "${HOST_VERSION:=}"	# uname -r, package version: that kernel of Debian's, not the newest
-: "${VM_CPU:=}" "${VM_KERNEL:=}" "${VM_LOG:=}" "${VM_MEMORY:=1024}" "${VM_ROOT:=}" "${VM_SHIFT:=4}" "${VM_TIMEOUT:=}"	# "vm" says
+: "${VM_CPU:=}" "${VM_COVER:=}" "${VM_KERNEL:=}" "${VM_LOG:=}" "${VM_MEMORY:=1024}" "${VM_ROOT:=}" "${VM_SHIFT:=4}" "${VM_TIMEOUT:=}"	# "vm" says
 # Besides these, "host" has one, and programs those that wrap.c says.
 
 top=$(cd "$(dirname "$0")/../../.." && pwd)
