@@ -24,11 +24,11 @@ export $(variables)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
-	host host-module host-try install-tests kernel bench migrate nested soak update clean
+	host host-module host-try install-tests kernel bench migrate nested soak coverage update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
-test: ## All checks but prefixes, applies, upstream-tests, nested and soak; ends "N passed, N failed, N skipped"
+test: ## All checks but prefixes, applies, upstream-tests, nested, soak and coverage; ends "N passed, N failed, N skipped"
 	@tools/lab/check/test
 fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants root
 	@tools/lab/check/fresh-machine
@@ -72,6 +72,8 @@ soak: ## Random operations on TREE's kernel, next to a model, for SECONDS=60 a s
 	@tools/lab/check/soak "$$TREE" "$$VARIANT"
 nested: ## Whether QEMU in a VM runs, resets, saves and restores a VM of its own, shipped and patched; three minutes
 	@tools/lab/check/nested "$$TREE" "$$VARIANT"
+coverage: ## Which lines of svm.c and nested.c, as patched, the selftests reach; what they do not, and why
+	@tools/lab/check/coverage "$$TREE"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good
 	@tools/lab/get/fetch --update
 clean: ## Remove build/; what was downloaded stays in the cache
