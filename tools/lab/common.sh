@@ -28,10 +28,11 @@ esac
 : "${SECONDS:=}" "${SEED:=}"	# N: how long "soak" takes for a set of parameters, and its first seed
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler
 : "${DEBUG_LINES:=}"	# 1: "module" keeps the line numbers of the code, for "coverage"
-: "${DEBUG:=}"		# 1: the kernel of BASE is built so that it looks after itself (KASAN, lockdep ...)
+: "${DEBUG:=}"		# 1: a kernel that looks after itself (get/debug.config) is built, of BASE or Debian's source
 : "${DEBS:=}"		# DIR: "fetch" keeps packages in there, and takes them from there
 : "${HOST_RELEASE:=}" "${HOST_VERSION:=}"	# uname -r, package version: that kernel of Debian's, not the newest
-: "${VM_CPU:=}" "${VM_COVER:=}" "${VM_KERNEL:=}" "${VM_LOG:=}" "${VM_MEMORY:=1024}" "${VM_ROOT:=}" "${VM_SHIFT:=4}" "${VM_TIMEOUT:=}"	# "vm" says
+: "${VM_CPU:=}" "${VM_COVER:=}" "${VM_KERNEL:=}" "${VM_LOG:=}" "${VM_ROOT:=}" "${VM_TIMEOUT:=}"	# "vm" says, and:
+if [ -z "$DEBUG" ]; then : "${VM_MEMORY:=1024}" "${VM_SHIFT:=4}"; else : "${VM_MEMORY:=2048}" "${VM_SHIFT:=1}"; fi
 # Besides these, "host" has one, and programs those that wrap.c says.
 
 top=$(cd "$(dirname "$0")/../../.." && pwd)

@@ -93,6 +93,8 @@ unpack_full() {
 		'fs/*.[ch]' 'net/*.[ch]' 'sound/*.[ch]' Documentation/devicetree tools/perf)
 }
 
+unpack_whole() { unpack_tree "$1"; }
+
 unpack_modules() {
 	download "$1/deb" $(images)
 	for deb in "$1"/deb/*.deb; do dpkg-deb -x "$deb" "$1/root"; done
