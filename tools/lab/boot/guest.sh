@@ -17,7 +17,7 @@ lab_key() {
 		qemu-system-x86_64 --version
 		ldd --version
 		echo "$VM_CPU $VM_KERNEL $VM_MEMORY $VM_ROOT $VM_SHIFT"
-		cat "$lab/get/fetch" "$lab/get/parts.sh" "$lab/get/unpack.sh" "$lab/boot/vm" "$lab/boot/init" "$lab/boot/guest.sh" \
+		cat "$lab/get/fetch" "$lab/get/parts.sh" "$lab/get/unpack.sh" "$lab/boot/vm" "$lab/boot/init" "$lab/boot/image.sh" "$lab/boot/guest.sh" \
 			"$lab/boot/guest-run" "$("$lab/get/fetch" "$1" kernel)/version"
 	} | key
 }
