@@ -20,33 +20,41 @@ targets() {
 }
 
 # use_apt: from here on, apt has these sources, and the suites that trees are in, with state and lists of its own, so that
-# nothing of the system's is written.
+# nothing of the system's is written; if $only_suite is set, it has that one only, as if nothing was installed.
+only_suite=
 use_apt() {
-	export APT_CONFIG="$cache/apt/apt.conf"
-	[ ! -f "$cache/apt/done" ] || return 0
-	mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial"
+	local dir="$cache/apt${only_suite:+-$only_suite}" status=''
+	export APT_CONFIG="$dir/apt.conf"
+	[ ! -f "$dir/done" ] || return 0
+	mkdir -p "$dir/lists/partial" "$dir/archives/partial"
 	find_mirror
-	{
-		printf '%s\n' "$sources"
-		sed -n 's/^SUITE=\(.\)/\1/p' "$lab"/get/trees/* | sort -u | while read -r suite; do
-			echo "$sources" | sed -n "s,$mirror $VERSION_CODENAME main,$mirror $suite main,p"
-		done
-	} | sort -u >"$cache/apt/sources.list"
+	if [ -n "$only_suite" ]; then
+		suites $only_suite >"$dir/sources.list"
+		status='Dir::State::status "/dev/null";'
+	else
+		{ printf '%s\n' "$sources"; suites $(sed -n 's/^SUITE=//p' "$lab"/get/trees/*); } | sort -u >"$dir/sources.list"
+	fi
 	cat >"$APT_CONFIG" <<-EOT
-		Dir::Etc::sourcelist "$cache/apt/sources.list";
+		Dir::Etc::sourcelist "$dir/sources.list";
 		Dir::Etc::sourceparts "/dev/null";
-		Dir::State::Lists "$cache/apt/lists";
-		Dir::Cache "$cache/apt";
+		Dir::State::Lists "$dir/lists";
+		$status
+		Dir::Cache "$dir";
 		APT::Sandbox::User "root";
 		APT::Update::Error-Mode "any";
 		Acquire::Retries "3";
 	EOT
 	# Without that mode, apt takes no lists for success; with them there, nothing would be asked again.
 	apt-get update -qq >&2 || {
-		rm -rf "$cache/apt"
-		die "apt-get update failed: is there a network? Apt's own words stand above"
+		rm -rf "$dir"
+		die "apt-get update failed: is there a network${only_suite:+, and $only_suite on this mirror}? Apt's own words stand above"
 	}
-	touch "$cache/apt/done"
+	touch "$dir/done"
+}
+# suites SUITE...: lines for apt with these, where this Debian release is.
+suites() {
+	local suite
+	for suite; do echo "$sources" | sed -n "s,$mirror $VERSION_CODENAME main,$mirror $suite main,p"; done
 }
 
 # download DIR PACKAGE[=VERSION]...: the packages, in $VERSION unless told otherwise, which apt checks against the signed
