@@ -38,7 +38,8 @@ known_parameters() {
 }
 
 # guest CMD FILE...: boots the kernel of the tree that was read, without KVM, and has it run the commands in the file
-# CMD, which know what guest-run has, with the modules that are beside CMD and the FILEs.
+# CMD, which know what guest-run has, with the modules that are beside CMD and the FILEs. It does so in $emulator, "vm" or
+# "bochs", if there is one.
 guest() {
-	"$lab/boot/vm" "$name" - '' ". ./guest-run; . ./${1##*/}; exit 0" "$lab/boot/guest-run" "${1%/*}"/*.ko "$@"
+	"$lab/boot/${emulator:-vm}" "$name" - '' ". ./guest-run; . ./${1##*/}; exit 0" "$lab/boot/guest-run" "${1%/*}"/*.ko "$@"
 }

@@ -66,3 +66,37 @@ no_qemu_left() {
 	[ $stopped != 0 ]
 	diff "$scratch/idle" "$scratch/busy"
 }
+
+# Bochs whose binary is what COPY/emulator does, with the file that says what it is to emulate.
+@test "bochs: an emulator that does not start, a guest that stops, one that ends" {
+	local copy="$scratch/bochs" boot
+	copy_of_this "$copy"
+	boot="$copy/tools/lab/boot/bochs"
+	mkdir -p "$copy/usr/lib/ISOLINUX" "$copy/usr/lib/syslinux/modules/bios"
+	touch "$copy/usr/lib/ISOLINUX/isolinux.bin" "$copy/usr/lib/syslinux/modules/bios/ldlinux.c32"
+	cat >"$copy/tools/lab/get/bochs" <<-EOT
+		#!/bin/sh
+		[ \$# != 0 ] || echo $copy
+		port() { sed -n "s/^com\$1:.* dev=//p" "\$bochsrc"; }
+		[ \$# != 5 ] || { bochsrc=\$5; . $copy/emulator; }
+	EOT
+	echo 'echo no display; exit 1' >"$copy/emulator"
+	says 2 'no display' "$boot" $tree - '' true
+	grep "^bochs: Bochs does not boot $tree's kernel" "$scratch/says"
+	echo 'echo up >$(port 1); sleep 99' >"$copy/emulator"
+	VM_TIMEOUT=1 says 124 '^bochs: TIMEOUT, no end within 1 s' "$boot" $tree - '' true
+	echo 'echo up >$(port 1); echo done >$(port 2)' >"$copy/emulator"
+	says 125 '^bochs: it died before CMD ended' "$boot" $tree - '' true
+	echo 'echo up >$(port 1); echo done >$(port 2); echo 7 >$(port 3)' >"$copy/emulator"
+	says 7 '^done$' "$boot" $tree - '' true
+}
+
+# As where a mirror has no such suite.
+@test "bochs: a suite that cannot be had" {
+	local bin="$scratch/bin"
+	mkdir -p "$bin"
+	printf '#!/bin/sh\n[ "$1" != update ] || exit 100\nexec /usr/bin/apt-get "$@"\n' >"$bin/apt-get"
+	chmod +x "$bin/apt-get"
+	CACHE=$scratch/cache PATH=$bin:$PATH says 2 'apt-get update failed: .*trixie on this mirror' "$lab/get/bochs"
+	[ -z "$(ls -d "$scratch/cache"/*/apt-* "$scratch/cache"/*/bochs-* 2>/dev/null)" ]
+}
