@@ -5,7 +5,7 @@ VARIANT ?= patched
 # What may be said after the target, and of what is not for all of them, with which.
 variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED
 CONFIG_for := kernel
-VARIANT_for := module vm run mutants migrate nested soak
+VARIANT_for := module vm run mutants migrate nested soak second-opinion
 PARAMS_for := run vm host-try
 CMD_for := vm
 FILES_for := vm
@@ -24,7 +24,7 @@ export $(variables)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
-	host host-module host-try install-tests kernel bench migrate nested soak coverage update clean
+	host host-module host-try install-tests kernel bench migrate nested second-opinion soak coverage update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
@@ -72,6 +72,8 @@ soak: ## Random operations on TREE's kernel, next to a model, for SECONDS=60 a s
 	@tools/lab/check/soak "$$TREE" "$$VARIANT"
 nested: ## Whether QEMU in a VM runs, resets, saves and restores a VM of its own, shipped and patched; three minutes
 	@tools/lab/check/nested "$$TREE" "$$VARIANT"
+second-opinion: ## Whether the selftests end on another implementation of SVM, Bochs, as in QEMU (VARIANT=MUTANT: on a mutant)
+	@tools/lab/check/second-opinion "$$TREE" "$$VARIANT"
 coverage: ## Which lines of svm.c and nested.c, as patched, the selftests reach; what they do not, and why
 	@tools/lab/check/coverage "$$TREE"
 update: ## Ask apt for newer kernels; without it, what was fetched first is used for good

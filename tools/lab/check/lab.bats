@@ -100,3 +100,37 @@ no_qemu_left() {
 	CACHE=$scratch/cache PATH=$bin:$PATH says 2 'apt-get update failed: .*trixie on this mirror' "$lab/get/bochs"
 	[ -z "$(ls -d "$scratch/cache"/*/apt-* "$scratch/cache"/*/bochs-* 2>/dev/null)" ]
 }
+
+# A program with a test that passes, on guests that are none: in Bochs, what COPY/bochs does.
+@test "second-opinion: a guest that stops, an emulator that does not start" {
+	local copy="$scratch/stopped" script
+	copy_of_this "$copy"
+	mkdir -p "$copy/tests" "$copy/ko"
+	touch "$copy/tests/a_test" "$copy/ko/kvm.ko" "$copy/ko/kvm-amd.ko"
+	echo 'a_test a.one' >"$copy/list"
+	echo 3.0 >"$copy/version"
+	: >"$copy/tools/lab/check/second-opinion-known"
+	cat >"$copy/passes" <<-'EOT'
+		run() { printf '## %s %s\n1..1\nok 1 a.one\n' "$1" "$5"; }
+		for f; do case $f in *.cmd) . "$f" ;; esac; done
+	EOT
+	while IFS='|' read -r script says; do
+		printf '#!/bin/sh\n%s\n' "$says" >"$copy/tools/lab/$script"
+	done <<-EOT
+		build/assemble|:
+		build/module|shift; for v; do echo $copy/ko/kvm-amd.ko; done
+		build/selftests|case \$1 in --list) echo $copy/list ;; *) echo $copy/tests ;; esac
+		get/bochs|echo $copy
+		boot/vm|. $copy/passes
+		boot/bochs|. $copy/bochs
+	EOT
+	cp "$copy/passes" "$copy/bochs"
+	says 0 '^linux-6.12.y: 1 tests agree on two implementations' "$copy/tools/lab/check/second-opinion" $tree
+	echo 'echo "bochs: TIMEOUT, no end" >&2; exit 124' >"$copy/bochs"
+	FRESH=1 says 2 'bochs: TIMEOUT, no end' "$copy/tools/lab/check/second-opinion" $tree
+	not grep 'agree' "$scratch/says"
+	not ls "$copy/build/results/second-opinion/$tree"
+	printf '#!/bin/sh\necho no suite >&2; exit 2\n' >"$copy/tools/lab/get/bochs"
+	says 2 'no suite' "$copy/tools/lab/check/second-opinion" $tree
+	not grep 'agree' "$scratch/says"
+}

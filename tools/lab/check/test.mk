@@ -17,7 +17,7 @@ of = $(patsubst %-$(lastword $(subst -, ,$*)),%,$*)
 others := $(foreach t,$(filter-out $(first),$(notdir $(wildcard series/*))),$(call with_key,$t))
 first_key := $(call with_key,$(first))
 of_tree = $(addprefix $(known)/,gate.$1 mutants.$1 bench.$1 migrate.$1)
-of_first := $(call of_tree,$(first_key)) $(addprefix $(known)/,host-test.$(first_key) \
+of_first := $(call of_tree,$(first_key)) $(addprefix $(known)/,host-test.$(first_key) second-opinion.$(first_key) \
 	input-test.$(call with_key,input-test) fresh-machine.$(call with_key,fresh-machine))
 soak := $(addprefix $(known)/soak-test.,$(filter kvm-x86-%,$(others)))
 targets := $(soak) $(known)/judge-test.$(call with_key,judge-test) $(foreach t,$(others),$(call of_tree,$t)) $(of_first)
@@ -47,6 +47,7 @@ $(known)/mutants.%:	  ; @$(part) "$(of): mutants" check "every mutant is killed,
 $(known)/bench.%:	  ; @$(part) "$(of): what it costs" $(check)/bench $(of)
 $(known)/migrate.%:	  ; @$(part) "$(of): VMs that move" $(check)/migrate $(of)
 $(known)/soak-test.%:	  ; @$(part) "$(of): random operations, in short" $(check)/soak-test $(of)
+$(known)/second-opinion.%: ; @$(part) "$(of): the selftests in Bochs" $(check)/second-opinion $(of)
 $(known)/host-test.%:	  ; @$(part) "$(of): host, on the emulated machine" $(check)/host-test
 $(known)/input-test.%:	  ; @$(part) "$(of): wrong input" $(check)/input-test
 $(known)/fresh-machine.%: ; @$(part) "fresh-machine: make run on an empty machine" $(check)/fresh-machine

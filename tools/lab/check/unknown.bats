@@ -135,3 +135,57 @@ host() {
 	: >"$scratch/s"
 	says 2 '^NOT ok  tree, shipped: the host did not get to it' nested
 }
+
+# opinions [KNOWN...]: what "second-opinion" makes of three tests, how they ended in the files "qemu" and "bochs", and of
+# what is known of them.
+opinions() {
+	printf 'row\tX1\ta behaviour\ntest\ta_test\ta.one\tX1\ntest\ta_test\ta.two\tX1\ntest\ta_test\ta.more\tX2\nset\tnone\tX2\tcannot\n' >"$scratch/expected"
+	printf '%s\n' '# TEST ...' 'a.tw*|shipped|tree|red pass|Bochs: a reason' "$@" >"$scratch/known"
+	awk -f "$lab/check/second-opinion-table" -v name=tree -v trees='tree other' -v variants='shipped patched' \
+		-v each="$scratch/each" "$scratch/expected" "$scratch/known" "$scratch/qemu" "$scratch/bochs"
+}
+# ended FILE SHIPPED... PATCHED...: a.one, a.two and a.more on each.
+ended() {
+	local file="$scratch/$1" v t
+	shift
+	for v in shipped patched; do
+		for t in one two more; do printf '%s\ta_test\t%s\ta.%s\ta reason\t\n' $v "$1" $t; shift; done
+	done >"$file"
+}
+
+@test "second-opinion: a test that differs, one that does no longer, one that has no verdict" {
+	ended qemu pass FAIL skip pass pass skip
+	ended bochs pass pass skip pass pass skip
+	says 0 '^tree: 1 tests agree on two implementations' opinions
+	grep '^ok .* shipped: 1 the same, 0 pass that cannot be red, 1 skip on both; patched: 2 the same, .* 1 differ as is known' "$scratch/says"
+	grep '^shipped, Bochs: a reason$' "$scratch/says"
+	grep '^known *shipped *a_test a.two: FAIL pass$' "$scratch/each"
+	ended qemu TIMEOUT FAIL pass pass pass pass
+	ended bochs FAIL pass pass pass pass pass
+	says 0 '^tree: 1 tests agree on two implementations' opinions
+	grep '^ok .* shipped: 1 the same, 1 pass that cannot be red, 0 skip on both' "$scratch/says"
+	not grep '^both' "$scratch/each"
+	ended bochs pass pass pass pass pass pass
+	says 1 '^NOT ok  a.one, shipped: TIMEOUT in QEMU, pass in Bochs$' opinions
+	ended bochs FAIL pass pass skip pass pass
+	says 1 '^NOT ok  a.one, patched: pass in QEMU, skip in Bochs$' opinions
+	ended bochs FAIL FAIL pass pass pass pass
+	says 1 '^NOT ok  a.two, shipped: FAIL in QEMU, FAIL in Bochs; known is: red pass$' opinions
+	echo 'no verdict'
+	sed -i '$d' "$scratch/bochs"
+	says 2 '^NOT ok  tree: 1 tests have no verdict, first a.more on patched in Bochs' opinions
+	not grep 'agree' "$scratch/says"
+}
+
+@test "second-opinion: what is known is of tests, trees and results that there are" {
+	ended qemu pass FAIL pass pass pass pass
+	ended bochs pass pass pass pass pass pass
+	says 0 '^ok ' opinions 'a.one|patched|other|red pass|KVM: another tree'
+	says 1 '^NOT ok  second-opinion-known, line 3 is no TEST' opinions 'a.one|patched|tree|red pass'
+	says 1 '^NOT ok  second-opinion-known, line 3 has no such test: a.four' opinions 'a.four|patched|other|red pass|KVM: why'
+	says 1 '^NOT ok  second-opinion-known, line 3 has no tree: three' opinions 'a.one|patched|three|red pass|KVM: why'
+	says 1 '^NOT ok  second-opinion-known, line 3 has no variant: v' opinions 'a.one|v|tree|red pass|KVM: why'
+	says 1 '^NOT ok  second-opinion-known, line 3 has no two results that differ: pass pass' opinions 'a.one|patched|tree|pass pass|KVM: why'
+	says 1 '^NOT ok  second-opinion-known, line 3 does not say whose' opinions 'a.one|patched|tree|red pass|why'
+	says 1 '^NOT ok  second-opinion-known, line 3 is known already: a.two, shipped' opinions 'a.two|shipped|tree|red pass|KVM: why'
+}
