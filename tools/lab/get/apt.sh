@@ -70,5 +70,5 @@ download() {
 	done
 	(cd "${DEBS:-$dir}" && apt-get download -q $packages) >&2 ||
 		die "apt-get download failed; if the archive has moved on, 'make update' asks it anew"
-	[ -z "$DEBS" ] || for p in $packages; do cp "$DEBS/${p%%=*}_${p#*=}"_*.deb "$dir"; done
+	[ -z "$DEBS" ] || for p in $packages; do cp "$DEBS/$(echo "$p" | sed 's/=/_/; s/:/%3a/')"_*.deb "$dir"; done
 }
