@@ -3,8 +3,9 @@ TREE ?= linux-6.12.y
 VARIANT ?= patched
 
 # What may be said after the target, and of what is not for all of them, with which.
-variables := TREE BASE CACHE FRESH CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED
+variables := TREE BASE CACHE FRESH DEBUG CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED
 CONFIG_for := kernel
+DEBUG_for := run vm module mutants soak
 VARIANT_for := module vm run mutants migrate nested soak second-opinion
 PARAMS_for := run vm host-try
 CMD_for := vm
@@ -85,6 +86,7 @@ help: ## This
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t h; do \
 		printf '  %-15s %s\n' "$$t" "$$h"; done
 	@echo; echo 'BASE=dir uses that kernel source instead of Debian'\''s, with any of them; what is slow is built once.'
+	@echo 'DEBUG=1 boots a kernel with KASAN, lockdep, UBSAN and kmemleak, of BASE or Debian'\''s source, with some of them.'
 	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache; FRESH=1 runs again what has not changed, too.'
 	@echo 'Exit status: 0 all is as it should be; 1 something is red, or has no verdict; 2 that could not be'
 	@echo 'found out. make itself passes each of the latter on as 2; tools/lab/*/TARGET (on-host for host) does'

@@ -67,7 +67,7 @@ exit_as_guest() {
 		tail -n 5 "$scratch/log" >&2
 		exit 124
 	fi
-	if grep -nE '^\[[ 0-9.]*\] (WARNING|BUG|Oops|Kernel panic|INFO: task|watchdog|rcu: INFO|general protection)' \
+	if grep -nE '^\[[ 0-9.]*\] (WARNING|BUG|UBSAN|kmemleak: [0-9]|Oops|Kernel panic|INFO: task|watchdog|rcu: INFO|general protection)' \
 			"$scratch/log" >"$scratch/complaints"; then
 		say "$as: the kernel complained:"
 		line=$(sed -n '1s/:.*//p' "$scratch/complaints")
