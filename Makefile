@@ -3,11 +3,11 @@ TREE ?= linux-6.12.y
 VARIANT ?= patched
 
 # What may be said after the target, and of what is not for all of them, with which.
-variables := TREE BASE CACHE FRESH DEBUG CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED
+variables := TREE BASE CACHE FRESH DEBUG CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED URL
 CONFIG_for := kernel
 DEBUG_for := run vm module mutants soak
-VARIANT_for := module vm run mutants migrate nested soak second-opinion
-PARAMS_for := run vm host-try
+VARIANT_for := module vm run mutants migrate nested soak second-opinion image
+PARAMS_for := run vm host-try image
 CMD_for := vm
 FILES_for := vm
 SIGNOFF_for := series
@@ -15,6 +15,7 @@ PART_for := series
 V_for := series
 SECONDS_for := soak
 SEED_for := soak
+URL_for := image
 given := $(foreach v,$(.VARIABLES),$(if $(findstring command,$(origin $v)),$v))
 $(foreach v,$(filter-out $(variables),$(given)),$(error no variable '$v'; there are: $(variables)))
 $(foreach v,$(given),$(if $($v_for),$(if $(filter $($v_for),$(MAKECMDGOALS)),,$(error $v is for: make $($v_for)))))
@@ -25,7 +26,7 @@ export $(variables)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
-	host host-module host-try install-tests kernel bench migrate nested second-opinion soak coverage update clean
+	host host-module host-try install-tests image kernel bench migrate nested second-opinion soak coverage update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
@@ -63,6 +64,8 @@ host-try: ## The selftests with that module, loaded with PARAMS; the shipped one
 	@tools/lab/host/on-host try "$$PARAMS"
 install-tests: ## The selftests as a kselftest tarball, to run on another machine
 	@tools/lab/host/install-tests
+image: ## Kernel, initrd that runs the selftests, and a LAVA job that boots them on QEMU's AMD CPU (URL=where they will be)
+	@tools/lab/boot/image "$$TREE" "$$VARIANT" "$$PARAMS"
 kernel: ## BASE, a git tree of Linux, with TREE's series on a branch of its own, built with your config
 	@tools/lab/host/kernel "$$TREE"
 bench: ## What TREE's series costs, in instructions and bytes, against shipped

@@ -23,6 +23,7 @@ esac
 : "${CONFIG:=}"		# FILE: the configuration for "kernel"
 : "${SIGNOFF:=}"	# 1: "series" adds the Signed-off-by of who runs it
 : "${PART:=}" "${V:=}"	# N: "series" writes that part only; it is the Nth time that it is posted
+: "${URL:=}"		# URL: where what "image" makes will be, for LAVA
 : "${OUT:=}"		# DIR: where "series" puts it
 # shellcheck disable=SC3028 # It is make's SECONDS, no shell's.
 : "${SECONDS:=}" "${SEED:=}"	# N: how long "soak" takes for a set of parameters, and its first seed

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Sourced by "vm" and "bochs": what a guest boots, and what becomes of it.
+# Sourced by "vm", "bochs" and "image": what a guest boots, and what becomes of it.
+
+# QEMU's AMD CPU. No byte-wise string instructions, which are slow when emulated. Five levels of page tables are turned on by
+# what unpacks a vmlinuz, so there are four, as after a vmlinux. As a CPU of that model has no SVME_ADDR_CHK, KVM intercepts
+# #GP while EFER.SVME=1 (F17).
+cpu="max,vendor=AuthenticAMD,family=23,model=1,stepping=2,x-force-features=on,+v-vmsave-vmload,-la57,-erms,-fsrm"
+cpu="$cpu,svme-addr-chk=off${VM_CPU:+,$VM_CPU}"
 
 # make_image TREE VARIANT PARAMS CMD [FILE...]: sets kernel, the directory that has it, and options, its command line; makes
 # $scratch, with what it unpacks as its root file system, initrd.

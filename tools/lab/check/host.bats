@@ -20,14 +20,26 @@ look_says() {
 model() {
 	"$lab/host/install-tests"
 	VM_CPU=$1 "$lab/boot/vm" $tree patched '' \
-		'tar xzf *.gz; cd kvm-svm-selftests; sed -i 1q kselftest-list.txt; ./host; cat host.ktap' \
-		"$build/kvm-svm-selftests.tar.gz" >"$scratch/model"
+		'mkdir tests; cd tests; xz -dc ../*.xz | tar x; sed -i 1q kselftest-list.txt; ./host; cat host.ktap' \
+		"$build/kselftest.tar.xz" >"$scratch/model"
 	grep "^$2: stand-in\.\$" "$scratch/model"
 }
 
 @test "host: says \"hardware\" on hardware" { model 'model-id=stand-in,-hypervisor' 'On hardware'; }
 
 @test "host: says \"virtual machine\" in one" { model 'model-id=stand-in' 'In a virtual machine'; }
+
+# Debian 12 has LAVA's schema.
+@test "image: boots, and is a job that LAVA takes" {
+	local image
+	image=$("$lab/boot/image" $tree patched)
+	[ "$debian" != 12 ] ||
+		/usr/bin/python3 -c 'import sys, yaml, lava_common.schemas as s; s.validate(yaml.safe_load(sys.stdin))' <"$image/lava.yaml"
+	"$image/qemu" </dev/null | tr -d '\r' >"$scratch/console"
+	grep -x 'lab: ends' "$scratch/console"
+	! grep '^# lab: fail' "$scratch/console" | grep -v -e 'gif_event\.init\.' -e 'l2_event\.init\.' -e 'l2_event\.irq_with_irqs_off\.'
+	[ "$(grep -c '^# lab: pass ' "$scratch/console")" -gt 400 ]
+}
 
 # The same series.
 @test "host-module: for another flavour of the kernel" {
