@@ -48,7 +48,7 @@
 #          EFER.NX of KVM for its own; in any case the host's CR4.MCE (by
 #          reading). Nowhere as of 7.3.4.
 #   14, 15 A guest with SMM: WARN in the host, L2's state taken for L1's.
-#          Upstream be5fa8737d42 for 14, nowhere as of 7.3.4 for 15.
+#          Upstream be5fa8737d42 for 14, in part; nowhere as of 7.3.4 for 15.
 #   16     A guest with an L2: WARN in the host, L2 hangs. Nowhere as of 7.3.4;
 #          to be sent to security@kernel.org before anything is posted in
 #          public.
@@ -70,15 +70,15 @@
 # Upstream 1d1722e52fcd (7.0).
 #
 # The last patch but one has a VMRUN that fails disable L1's breakpoints. The
-# last keeps KVM's wait for an IRQ of L1's from an L1 that intercepts VINTR.
-# Nowhere as of 7.3.4, and no reason to take the others.
+# last keeps KVM's wait for an IRQ of L1's from an L1 that intercepts VINTR, and
+# needs 27. Nowhere as of 7.3.4, and no reason to take the others.
 #
-# For stable@: mainline has the behaviour of patches 1, 4 and 19 (in part), 11,
-# 12, 14, 18, 21 and 23 to 29, by the commits that these name; they could be
-# taken today, with 20, which prepares for 21, and 11 not before 12. 18 needs
-# 15, and 19 needs 6: without the others, these two do not apply, nor do 14 and
-# 25 for their context; the rest does, and builds. Patches 2, 3, 5 to 10, 13, 15
-# to 17, 22, 30 and 31 wait for mainline.
+# For stable@: mainline has the behaviour of patches 1, 11, 12, 18, 21 and 23 to
+# 29, and of 4, 14 and 19 in part, by the commits that these name; they could be
+# taken today, with 20, which prepares for 21, and 11 not before 12. 18 needs 15
+# and 17, and 19 needs 6: without the others, these two do not apply, nor do 14
+# and 25 for their context; the rest does, and builds. Patches 2, 3, 5 to 10,
+# 13, 15 to 17, 22, 30 and 31 wait for mainline.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an

@@ -68,9 +68,9 @@
 #
 # For stable@: mainline has the behaviour of patches 3 and 18 (in part), 13, 14,
 # 17, 20 and 22 to 24, by the commits that these name; they could be taken
-# today, with 19, which prepares for 20, and 13 not before 14. 17 needs 11, and
-# 18 needs 5: without the others, these two do not apply, the rest does, and
-# builds. Patches 1, 2, 4 to 12, 15, 16, 21, 25 and 26 wait for mainline.
+# today, with 19, which prepares for 20, and 13 not before 14. 17 needs 11 and
+# 16, and 18 needs 5: without the others, these two do not apply, the rest does,
+# and builds. Patches 1, 2, 4 to 12, 15, 16, 21, 25 and 26 wait for mainline.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
@@ -103,7 +103,8 @@
 # - What a host without these patches has done to a VM stays: GIF=1 after
 #   EFER.SVME was cleared, and, in a VM that is saved while an SMI that
 #   interrupted L2 is handled, the host's CR4.MCE in L1's CR4, with npt=0
-#   CR0.WP of KVM as well.
+#   CR0.WP of KVM as well. By reading, so does V_IRQ of KVM's in nested state, if
+#   saved while an IRQ for an L1 waits that intercepts VINTR.
 #
 # QEMU 7.2 ignores the error (by reading), and starts the VM without what it
 # loads after nested state: general purpose and FPU registers, MSRs and events
