@@ -76,7 +76,7 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 	[ "$(wc -l <"$scratch/says")" = 1 ]
 }
 
-# A second part of two patches, and what is new in it: applied one after the other, the parts are the series.
+# A second part, and what is new in it: applied one after the other, the parts are the series.
 @test "a series in two parts: v1, v2, onto a commit of the user's, and there and back" {
 	local base work="$scratch/parts" from part own
 	copy_of_this "$copy"
@@ -104,8 +104,9 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 
 	from=$(PART=2 V=2 "$copy/tools/lab/build/series" $tree)
 	[ "$(cd "$from" && echo *)" = 2 ]
-	grep -A 8 '^Subject: \[PATCH v2 6.12.y 0/2\] The second part$' "$from/2/cover-letter" | grep -B 1 -A 2 '^- all new$'
-	grep '^Subject: \[PATCH v2 6.12.y 2/2\] ' "$from"/2/0002-*.patch
+	set -- "$from"/2/*.patch
+	grep -A 8 "^Subject: \[PATCH v2 6.12.y 0/$#\] The second part\$" "$from/2/cover-letter" | grep -B 1 -A 2 '^- all new$'
+	grep "^Subject: \[PATCH v2 6.12.y 2/$#\] " "$from"/2/0002-*.patch
 
 	"$copy/tools/lab/build/tree" $tree
 	"$copy/tools/lab/build/tree" --refresh $tree
@@ -113,16 +114,16 @@ as() { local home="$1"; shift; env -i PATH="$PATH" CACHE="${cache%/*}" HOME="$ho
 }
 
 @test "a test that the kernel has, or has in another form; what another part says of it" {
-	local base="$scratch/has-test" name=svm_nested_clear_svme_test x86=tools/testing/selftests/kvm/x86 patch files
+	local base="$scratch/has-test" name=svm_nested_forced_leave_test x86=tools/testing/selftests/kvm/x86 patch
 	patch=$(sed -n "s,\(.*/$name.patch\) .*,\1,p" "$top/series/$newest")
-	files=$(sed -n "s,.*/$name.patch ,,p" "$top/series/$newest")
-	git clone -q "$("$lab/build/assemble" --base $newest)" "$base"
+	git clone -q "$("$lab/build/assemble" $newest)" "$base"
 	cd "$base"
+	# With what comes before it, but for one fix, so that there is a part 1.
+	git checkout -q "$(git log --format=%h --diff-filter=A -- $x86/$name.c)"
+	git revert -n "$(git log --format=%h --grep='hold back an exception')"
 	printf '%s = 6\n' VERSION PATCHLEVEL SUBLEVEL >Makefile
-	git apply "$top/$patch"
-	(cd "$top" && cp $files "$base/$x86")
 	echo '/* another form */' >>$x86/$name.c
-	git add -f Makefile $files
+	git add -f Makefile
 	git commit -q -a -m 'a test in another form'
 	set -- env BASE="$base" OUT="$scratch/parts" "$lab/build/series" $newest
 	says 2 "^$patch does not apply to .*, which has 1 of its 1 hunks already:" "$@"
