@@ -186,8 +186,11 @@ FIXTURE_VARIANT_ADD(rsm_to_l2, asid_0) { .asid = -1u };
 FIXTURE_VARIANT_ADD(rsm_to_l2, vmrun_not_intercepted) { .intercept = BIT_ULL(INTERCEPT_VMRUN) };
 FIXTURE_VARIANT_ADD(rsm_to_l2, efer_svme_clear) { .efer = EFER_SVME };
 
-/* What VMRUN refuses must not get in through SMM, either. */
-static void run_rsm_with_invalid_vmcb12(struct kvm_vcpu *vcpu,
+/*
+ * What VMRUN refuses must not get in through SMM, either, and nothing of L1,
+ * whose state is in the host save area, is loaded on the way.
+ */
+static void run_to_smi_with_invalid_vmcb12(struct kvm_vcpu *vcpu,
 					FIXTURE_VARIANT(rsm_to_l2) const *clear)
 {
 	struct vmcb *vmcb12 = setup_l1(vcpu, false)->vmcb_hva;
@@ -196,30 +199,27 @@ static void run_rsm_with_invalid_vmcb12(struct kvm_vcpu *vcpu,
 	vmcb12->control.asid &= ~clear->asid;
 	vmcb12->control.intercept &= ~clear->intercept;
 	vmcb12->save.efer &= ~clear->efer;
-	run_rsm_to_shutdown(vcpu);
 }
 
 TEST_F(rsm_to_l2, shuts_down_if_vmcb12_is_invalid)
 {
-	run_rsm_with_invalid_vmcb12(self->vcpu, variant);
+	run_to_smi_with_invalid_vmcb12(self->vcpu, variant);
+	run_rsm_to_shutdown(self->vcpu);
 }
 
-/* Nothing of L1, whose state is in the host save area, has been loaded: no paging. */
-TEST_F(rsm_to_l2, runs_without_l1s_state_if_vmcb12_is_invalid)
+TEST_F(rsm_to_l2, loads_nothing_of_l1_if_vmcb12_is_invalid)
 {
-	static const u8 in_port[] = { 0xe4, SMI_STOP_PORT };	/* in $SMI_STOP_PORT, %al */
-	struct kvm_vcpu *vcpu = self->vcpu;
-	struct kvm_sregs sregs;
-	struct kvm_regs regs;
+	struct kvm_sregs handler, after;
 
-	run_rsm_with_invalid_vmcb12(vcpu, variant);
+	run_to_smi_with_invalid_vmcb12(self->vcpu, variant);
+	vcpu_sregs_get(self->vcpu, &handler);
+	run_rsm_to_shutdown(self->vcpu);
 
-	vcpu_sregs_get(vcpu, &sregs);
-	memcpy(addr_gpa2hva(vcpu->vm, sregs.cs.base), in_port, sizeof(in_port));
-	vcpu_regs_get(vcpu, &regs);
-	regs.rip = 0;
-	vcpu_regs_set(vcpu, &regs);
-	vcpu_run_to_port(vcpu, SMI_STOP_PORT);
+	vcpu_sregs_get(self->vcpu, &after);
+	TEST_ASSERT_EQ(after.idt.base, handler.idt.base);
+	TEST_ASSERT_EQ(after.idt.limit, handler.idt.limit);
+	TEST_ASSERT_EQ(after.ss.selector, handler.ss.selector);
+	TEST_ASSERT_EQ(after.ds.selector, handler.ds.selector);
 }
 
 /* Bits of a VMCB's save area. */
