@@ -191,7 +191,7 @@ FIXTURE_VARIANT_ADD(rsm_to_l2, efer_svme_clear) { .efer = EFER_SVME };
  * whose state is in the host save area, is loaded on the way.
  */
 static void run_to_smi_with_invalid_vmcb12(struct kvm_vcpu *vcpu,
-					FIXTURE_VARIANT(rsm_to_l2) const *clear)
+					   FIXTURE_VARIANT(rsm_to_l2) const *clear)
 {
 	struct vmcb *vmcb12 = setup_l1(vcpu, false)->vmcb_hva;
 
