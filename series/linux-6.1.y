@@ -73,12 +73,16 @@
 # last keeps KVM's wait for an IRQ of L1's from an L1 that intercepts VINTR, and
 # needs 27. Nowhere as of 7.3.4, and no reason to take the others.
 #
-# For stable@: mainline has the behaviour of patches 1, 11, 12, 18, 21 and 23 to
-# 29, and of 4, 14 and 19 in part, by the commits that these name; they could be
-# taken today, with 20, which prepares for 21, and 11 not before 12. 18 needs 15
-# and 17, and 19 needs 6: without the others, these two do not apply, nor do 14
-# and 25 for their context; the rest does, and builds. Patches 2, 3, 5 to 10,
-# 13, 15 to 17, 22, 30 and 31 wait for mainline.
+# For stable@: mainline has the behaviour of patches 1, 11, 12, 21 and 23 to 29,
+# and of 4 and 14 in part, by the commits that these name; they could be taken
+# today, with 20, which prepares for 21, and 11 not before 12: without the
+# others, they apply and build, but for 14 and 25, whose context differs. The
+# others wait for mainline: 18 and 19, of which it has the behaviour (of 19 in
+# part), as 18 needs 1, 9, 13 to 15 and 17, and 19 needs 5 and 6. Do not take 18
+# without 15, although it applies: it relies on L1's EFER having been checked.
+#
+# Left to the newest kernel, which has it since 7.1: userspace learns of VMRUN,
+# VMLOAD and VMSAVE of a VMCB without memory; here, they are #GP.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
@@ -117,7 +121,7 @@
 # - What a host without these patches has done to a VM stays: GIF=1 after
 #   EFER.SVME was cleared, and, with npt=0, in a VM that is saved while an SMI
 #   that interrupted L2 is handled, CR0.WP of KVM in L1's CR0. By reading, so
-#   does V_IRQ of KVM's in nested state, if saved while an IRQ for L1 waits.
+#   does V_IRQ of KVM's in vmcb12 and nested state.
 #
 # QEMU 7.2 ignores the error (by reading), and starts the VM without what it
 # loads after nested state: general purpose and FPU registers, MSRs and events

@@ -35,10 +35,10 @@
 #          sent to security@kernel.org before anything is posted in public.
 #   9      Who has /dev/kvm, and goes on after the shutdown of an RSM to an
 #          invalid vmcb12: the CPU runs with CR0, CR4 and EFER of a guest's
-#          choice, with npt=0 on page tables of another format, so that it hangs
-#          (by reading, it takes the guest's pages for page tables). Nowhere as
-#          of 7.3.4; to be sent to security@kernel.org before anything is posted
-#          in public.
+#          choice; with npt=0 on page tables of another format: the vCPU hangs,
+#          or, by reading, the guest reads and writes all of the host's memory,
+#          as its pages are taken for page tables. Nowhere as of 7.3.4; to be
+#          sent to security@kernel.org before anything is posted in public.
 #   10     L1, on an SMI that interrupts L2: the host's CR4.MCE for its own.
 #          Nowhere as of 7.3.4.
 #   11     A guest with SMM: WARN in the host, VM dead. Nowhere as of 7.3.4.
@@ -66,11 +66,15 @@
 # last keeps KVM's wait for an IRQ of L1's from an L1 that intercepts VINTR.
 # Nowhere as of 7.3.4, and no reason to take the others.
 #
-# For stable@: mainline has the behaviour of patches 3 and 18 (in part), 13, 14,
-# 17, 20 and 22 to 24, by the commits that these name; they could be taken
-# today, with 19, which prepares for 20, and 13 not before 14. 17 needs 11 and
-# 16, and 18 needs 5: without the others, these two do not apply, the rest does,
-# and builds. Patches 1, 2, 4 to 12, 15, 16, 21, 25 and 26 wait for mainline.
+# For stable@: mainline has the behaviour of patches 3 (in part), 13, 14, 20 and
+# 22 to 24, by the commits that these name; they could be taken today, with 19,
+# which prepares for 20, and 13 not before 14: without the others, they apply
+# and build. The others wait for mainline: 17 and 18, of which it has the
+# behaviour (of 18 in part), as 17 needs 8 to 11 and 16, and 18 needs 4, 5 and
+# 10.
+#
+# Left to the newest kernel, which has it since 7.1: userspace learns of VMRUN,
+# VMLOAD and VMSAVE of a VMCB without memory; here, they are #GP.
 #
 # Left to the series for the newest kernel, as it takes a new callback from
 # kvm.ko to kvm-amd.ko: with virtual GIF, INIT that GIF=0 blocks, and in L2 an
@@ -103,8 +107,8 @@
 # - What a host without these patches has done to a VM stays: GIF=1 after
 #   EFER.SVME was cleared, and, in a VM that is saved while an SMI that
 #   interrupted L2 is handled, the host's CR4.MCE in L1's CR4, with npt=0
-#   CR0.WP of KVM as well. By reading, so does V_IRQ of KVM's in nested state, if
-#   saved while an IRQ for an L1 waits that intercepts VINTR.
+#   CR0.WP of KVM as well. By reading, so does V_IRQ of KVM's in vmcb12 and in
+#   nested state, of an L1 that intercepts VINTR.
 #
 # QEMU 7.2 ignores the error (by reading), and starts the VM without what it
 # loads after nested state: general purpose and FPU registers, MSRs and events

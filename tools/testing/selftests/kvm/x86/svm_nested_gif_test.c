@@ -332,56 +332,85 @@ static void l1_irq_code(struct svm_test_data *svm, FIXTURE_VARIANT(l2_irq) const
 	GUEST_DONE();
 }
 
-#define MASKING			V_INTR_MASKING_MASK
-#define INTR			BIT_ULL(INTERCEPT_INTR)
-
-FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1)
-{
-	l2_stgi, MASKING, false, 0, SVM_EXIT_VMMCALL
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1) {
+	.l2_code = l2_stgi,
+	.int_ctl = V_INTR_MASKING_MASK,
+	.exit_code = SVM_EXIT_VMMCALL,
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1_intercepted)
-{
-	l2_stgi, MASKING, false, INTR, SVM_EXIT_VMMCALL
+FIXTURE_VARIANT_ADD(l2_irq, irqs_off_in_l1_intercepted) {
+	.l2_code = l2_stgi,
+	.int_ctl = V_INTR_MASKING_MASK,
+	.intercept = BIT_ULL(INTERCEPT_INTR),
+	.exit_code = SVM_EXIT_VMMCALL,
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1)
-{
-	l2_stgi, MASKING, true, 0, SVM_EXIT_VMMCALL, 1
+FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1) {
+	.l2_code = l2_stgi,
+	.int_ctl = V_INTR_MASKING_MASK,
+	.l1_irqs_on = true,
+	.exit_code = SVM_EXIT_VMMCALL,
+	.nr_irqs_in_l2 = 1,
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1_intercepted)
-{
-	l2_stgi, MASKING, true, INTR, SVM_EXIT_INTR
+FIXTURE_VARIANT_ADD(l2_irq, irqs_on_in_l1_intercepted) {
+	.l2_code = l2_stgi,
+	.int_ctl = V_INTR_MASKING_MASK,
+	.l1_irqs_on = true,
+	.intercept = BIT_ULL(INTERCEPT_INTR),
+	.exit_code = SVM_EXIT_INTR,
 };
 
 /* A window of KVM's is nothing that L1 sees, not even if it intercepts its own. */
-#define VINTR			BIT_ULL(INTERCEPT_VINTR)
-#define V_IRQ			(V_IRQ_MASK | V_IGN_TPR_MASK)
-
-FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_off_in_l1)
-{
-	l2_stgi, MASKING, false, VINTR, SVM_EXIT_VMMCALL
+FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_off_in_l1) {
+	.l2_code = l2_stgi,
+	.int_ctl = V_INTR_MASKING_MASK,
+	.intercept = BIT_ULL(INTERCEPT_VINTR),
+	.exit_code = SVM_EXIT_VMMCALL,
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_off_in_l2)
-{
-	l2_no_sti, 0, false, VINTR, SVM_EXIT_VMMCALL
+FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_on_in_l1) {
+	.l2_code = l2_stgi,
+	.int_ctl = V_INTR_MASKING_MASK,
+	.l1_irqs_on = true,
+	.intercept = BIT_ULL(INTERCEPT_VINTR),
+	.exit_code = SVM_EXIT_VMMCALL,
+	.nr_irqs_in_l2 = 1,
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2)
-{
-	l2_sti, 0, false, VINTR, SVM_EXIT_VMMCALL, 1
+FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_on_in_l1_intercepted) {
+	.l2_code = l2_stgi,
+	.int_ctl = V_INTR_MASKING_MASK,
+	.l1_irqs_on = true,
+	.intercept = BIT_ULL(INTERCEPT_VINTR) | BIT_ULL(INTERCEPT_INTR),
+	.exit_code = SVM_EXIT_INTR,
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2_intercepted)
-{
-	l2_sti, 0, false, VINTR | INTR, SVM_EXIT_INTR
+FIXTURE_VARIANT_ADD(l2_irq, vintr_irqs_off_in_l2) {
+	.l2_code = l2_no_sti,
+	.intercept = BIT_ULL(INTERCEPT_VINTR),
+	.exit_code = SVM_EXIT_VMMCALL,
 };
 
-FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2_with_l1s_v_irq)
-{
-	l2_sti, V_IRQ, false, VINTR, SVM_EXIT_VINTR, 1
+FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2) {
+	.l2_code = l2_sti,
+	.intercept = BIT_ULL(INTERCEPT_VINTR),
+	.exit_code = SVM_EXIT_VMMCALL,
+	.nr_irqs_in_l2 = 1,
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2_intercepted) {
+	.l2_code = l2_sti,
+	.intercept = BIT_ULL(INTERCEPT_VINTR) | BIT_ULL(INTERCEPT_INTR),
+	.exit_code = SVM_EXIT_INTR,
+};
+
+FIXTURE_VARIANT_ADD(l2_irq, vintr_sti_in_l2_with_l1s_v_irq) {
+	.l2_code = l2_sti,
+	.int_ctl = V_IRQ_MASK | V_IGN_TPR_MASK,
+	.intercept = BIT_ULL(INTERCEPT_VINTR),
+	.exit_code = SVM_EXIT_VINTR,
+	.nr_irqs_in_l2 = 1,
 };
 
 TEST_F(l2_irq, comes_as_itself_where_l1_wants_it)
