@@ -34,6 +34,7 @@ as-before:
 lab:
 	@$(part) "the lab: guests" $(check)/lab-test lab
 	@$(part) "the lab: what is not known" $(check)/lab-test unknown
+	@$(part) "the lab: what is known" $(check)/lab-test tables
 	@$(part) "the lab: builds" $(check)/lab-test build
 	@$(part) "the lab: series" $(check)/lab-test series
 	@$(part) "the lab: git" $(check)/lab-test git
