@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # For who has guests run tests.
 
+# What a kernel that complains says behind the time.
+# shellcheck disable=SC2034 # For who sources this.
+complaints='(\[ )?(WARNING|BUG)|UBSAN|kmemleak: [0-9]|Oops|Kernel panic|INFO: (task|trying)|watchdog|rcu: INFO|general protection'
+
 # kvm_of MODULE DIR: copies the kvm.ko that belongs to the kvm-amd.ko MODULE to DIR, under a name
 # that stands for its content, and prints that name.
 kvm_of() {
@@ -18,7 +22,7 @@ lab_key() {
 		ldd --version
 		echo "$VM_CPU $VM_KERNEL $VM_MEMORY $VM_ROOT $VM_SHIFT"
 		cat "$lab/get/fetch" "$lab/get/parts.sh" "$lab/get/unpack.sh" "$lab/boot/vm" "$lab/boot/init" "$lab/boot/image.sh" "$lab/boot/guest.sh" \
-			"$lab/boot/guest-run" "$("$lab/get/fetch" "$1" kernel)/version"
+			"$lab/boot/guest-run" "$("$lab/get/fetch" "$1" kernel)/version" /bin/busybox
 	} | key
 }
 

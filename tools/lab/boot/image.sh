@@ -59,22 +59,36 @@ make_image() {
 	options="$options,bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init,init_kprobe_trace,trace_eval_init${VM_KERNEL:+ $VM_KERNEL}"
 }
 
-# exit_as_guest STATUS EMULATOR: EMULATOR, whose words are in $scratch/emulator, has ended with STATUS, and the guest's serial
+# boots COMMAND...: an emulator, for $VM_TIMEOUT seconds; sets ended to its status. No parent, no emulator.
+boots() {
+	local start
+	start=$(date +%s) ended=0
+	setpriv --pdeathsig TERM timeout -k 5 "$VM_TIMEOUT" "$@" </dev/null 2>"$scratch/said" &
+	children=$!
+	wait $children || ended=$?
+	children=
+	# Who does not hear TERM is killed.
+	[ $ended != 137 ] || [ $(($(date +%s) - start)) -lt "$VM_TIMEOUT" ] || ended=124
+}
+
+# exit_as_guest EMULATOR: EMULATOR, whose words are in $scratch/said and $scratch/emulator, has $ended, and the guest's serial
 # ports are in $scratch: exits as the comment above "vm" says.
 exit_as_guest() {
-	local ended="$1" emulator="$2" as line status
+	local emulator="$1" as line status
 	as=$(basename "$0")
 	cat "$scratch/console" "$scratch/dmesg" 2>/dev/null | tr -d '\r' >"$scratch/log"
 	[ -z "$VM_LOG" ] || cp "$scratch/log" "$VM_LOG"
 	status=$(tr -dc 0-9 <"$scratch/status" 2>/dev/null || :)
 
+	case $ended:$(cat "$scratch/log" "$scratch/status" 2>/dev/null | head -c 1) in
+	1: | 12[67]:) die "$emulator does not start: $(tail -n 3 "$scratch/said")" ;;
+	esac
 	if [ "$ended" = 124 ]; then
 		say "$as: TIMEOUT, no end within $VM_TIMEOUT s; the kernel's last words:"
 		tail -n 5 "$scratch/log" >&2
 		exit 124
 	fi
-	if grep -nE '^\[[ 0-9.]*\] (WARNING|BUG|UBSAN|kmemleak: [0-9]|Oops|Kernel panic|INFO: task|watchdog|rcu: INFO|general protection)' \
-			"$scratch/log" >"$scratch/complaints"; then
+	if grep -nE "^\[[ 0-9.]*\] ($complaints)" "$scratch/log" >"$scratch/complaints"; then
 		say "$as: the kernel complained:"
 		line=$(sed -n '1s/:.*//p' "$scratch/complaints")
 		sed -n "$line,$((line + 20))p" "$scratch/log" >&2
@@ -82,7 +96,7 @@ exit_as_guest() {
 	fi
 	if [ -z "$status" ]; then
 		say "$as: it died before CMD ended; $emulator's and the kernel's last words:"
-		tail -n 10 "$scratch/emulator" >&2
+		tail -qn 10 "$scratch/said" "$scratch/emulator" >&2 2>/dev/null
 		tail -n 10 "$scratch/log" >&2
 		exit 125
 	fi
