@@ -3,9 +3,9 @@ TREE ?= linux-6.12.y
 VARIANT ?= patched
 
 # What may be said after the target, and of what is not for all of them, with which.
-variables := TREE BASE CACHE FRESH DEBUG CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED URL
+variables := TREE BASE CACHE FRESH DEBUG CONFIG VARIANT PARAMS CMD FILES SIGNOFF PART V SECONDS SEED N URL
 CONFIG_for := kernel
-DEBUG_for := run vm module mutants soak
+DEBUG_for := vm module soak
 VARIANT_for := module vm run mutants migrate nested soak second-opinion image
 PARAMS_for := run vm host-try image
 CMD_for := vm
@@ -14,18 +14,22 @@ SIGNOFF_for := series
 PART_for := series
 V_for := series
 SECONDS_for := soak
-SEED_for := soak
+SEED_for := soak mutate
+N_for := mutate
 URL_for := image
 given := $(foreach v,$(.VARIABLES),$(if $(findstring command,$(origin $v)),$v))
 $(foreach v,$(filter-out $(variables),$(given)),$(error no variable '$v'; there are: $(variables)))
 $(foreach v,$(given),$(if $($v_for),$(if $(filter $($v_for),$(MAKECMDGOALS)),,$(error $v is for: make $($v_for)))))
+
+# What the environment has of these is for who takes it, and somebody else's otherwise.
+$(foreach v,$(variables),$(if $(filter environment,$(origin $v)),$(if $($v_for),$(if $(filter $($v_for),$(MAKECMDGOALS)),,$(eval override $v :=)))))
 
 # As they were typed, $$ and quotes and all: scripts get them in the environment.
 $(foreach v,$(variables),$(if $(filter undefined,$(origin $v)),,$(eval override $v := $$(value $v))))
 export $(variables)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fresh-machine report mutants prefixes series tree gate refresh module vm applies upstream-tests \
+.PHONY: help run test fresh-machine report mutants mutate prefixes series tree gate refresh module vm applies upstream-tests \
 	host host-module host-try install-tests image kernel bench migrate nested second-opinion soak coverage update clean
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
@@ -38,6 +42,8 @@ report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/check/report
 mutants: ## TREE's mutants: which test kills each (VARIANT=checked: which of KVM's rules it breaks, too)
 	@tools/lab/verdict/mutants "$$TREE"
+mutate: ## Whether the selftests notice changes that nobody has thought of, N=20 for each operator, from the SEED-th on
+	@tools/lab/check/mutate "$$TREE"
 prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse than shipped, KVM's rules included
 	@tools/lab/verdict/prefixes "$$TREE"
 gate: ## What a maintainer asks of TREE's series: git am, every commit builds, checkpatch, sparse, clang ...
@@ -88,8 +94,8 @@ help: ## This
 	@echo 'make TARGET [TREE=linux-6.12.y]; trees: $(notdir $(wildcard series/*))'; echo
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t h; do \
 		printf '  %-15s %s\n' "$$t" "$$h"; done
-	@echo; echo 'BASE=dir uses that kernel source instead of Debian'\''s, with any of them; what is slow is built once.'
-	@echo 'DEBUG=1 boots a kernel with KASAN, lockdep, UBSAN and kmemleak, of BASE or Debian'\''s source, with some of them.'
+	@echo; echo 'BASE=dir uses that kernel source instead of Debian'\''s, in guests and for series; what is slow is built once.'
+	@echo 'DEBUG=1 is for vm, module and soak: a kernel with KASAN, lockdep, UBSAN and kmemleak, of BASE or Debian'\''s source.'
 	@echo 'CACHE=dir keeps downloads elsewhere than in ~/.cache; FRESH=1 runs again what has not changed, too.'
 	@echo 'Exit status: 0 all is as it should be; 1 something is red, or has no verdict; 2 that could not be'
 	@echo 'found out. make itself passes each of the latter on as 2; tools/lab/*/TARGET (on-host for host) does'

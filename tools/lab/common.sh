@@ -26,7 +26,7 @@ esac
 : "${URL:=}"		# URL: where what "image" makes will be, for LAVA
 : "${OUT:=}"		# DIR: where "series" puts it
 # shellcheck disable=SC3028 # It is make's SECONDS, no shell's.
-: "${SECONDS:=}" "${SEED:=}"	# N: how long "soak" takes for a set of parameters, and its first seed
+: "${SECONDS:=}" "${SEED:=}" "${N:=}"	# N: how long "soak" takes for a set of parameters, its first seed; "mutate" has it, too
 : "${WHOLE:=}"		# 1: "module" builds kvm.ko here in any case, as "bench" compares code of one compiler
 : "${DEBUG_LINES:=}"	# 1: "module" keeps the line numbers of the code, for "coverage"
 : "${DEBUG:=}"		# 1: a kernel that looks after itself (get/debug.config) is built, of BASE or Debian's source
@@ -65,6 +65,7 @@ unset MAKEOVERRIDES MAKELEVEL MAKEFILES
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 2; }
 
+[ -z "$DEBUG" ] || [ "$DEBUG" = 1 ] || die "DEBUG is 1 or nothing, not '$DEBUG'"
 case $top$CACHE in
 *[[:space:]]*) die "a path with a space will not do: this is $top, and CACHE is $CACHE" ;;
 esac

@@ -24,11 +24,14 @@ users() {
 		awk -F/ '/^\/proc/ { pid = $3 } /\/dev\/kvm$|anon_inode:kvm-vm$/ { print pid }' | sort -u |
 		while read -r pid; do printf ' %s (%s)' "$(cat "/proc/$pid/comm" 2>/dev/null)" "$pid"; done
 }
-# fitting_tree RELEASE: the tree whose series fits; sets name, BUGS, OPEN, QUIRK, QEMU_QUIRK and such.
+# fitting_tree RELEASE: the tree whose series fits, by version; sets name, fits, what there is to say of that, and BUGS, OPEN,
+# QUIRK, QEMU_QUIRK and such.
 fitting_tree() {
+	fits='none: they are for'
 	for name in linux-6.1.y linux-6.12.y kvm-x86; do
 		. "$trees/$name"
-		for r in $RELEASES; do case $1 in $r) return ;; esac; done
+		for r in $RELEASES; do case $1 in $r) fits=$name; return ;; esac; done
+		fits="$fits $RELEASES"
 	done
 	name='' BUGS='' OPEN='' QUIRK='' QEMU_QUIRK=''
 }
@@ -67,7 +70,7 @@ look() {
 	   ! has hypervisor || where="In a virtual machine: $model." ;;
 	esac
 	say "CPU       $model"
-	say "kernel    $(uname -r), $(uname -v); series that fits: ${name:-none}"
+	say "kernel    $(uname -r), $(uname -v); series that fits: $fits"
 	show_parameters
 	say "/dev/kvm  usable by $me"
 	running=$(users)
