@@ -34,7 +34,7 @@ export $(variables)
 
 run: ## The main job: TREE's kernel as shipped and patched, behaviour by behaviour (VARIANT=checked: KVM's rules, too)
 	@tools/lab/verdict/run "$$TREE" $${PARAMS:+"$$PARAMS"}
-test: ## All checks but prefixes, applies, upstream-tests, nested, soak and coverage; ends "N passed, N failed, N skipped"
+test: ## All checks but prefixes, applies, upstream-tests, nested, soak, coverage and mutate; ends "N passed, N failed, N skipped"
 	@tools/lab/check/test
 fresh-machine: ## make run on an empty Debian 12 and an empty Debian 13; wants root
 	@tools/lab/check/fresh-machine
@@ -42,7 +42,7 @@ report: ## build/report.html: all trees, all sets of parameters, with the logs
 	@tools/lab/check/report
 mutants: ## TREE's mutants: which test kills each (VARIANT=checked: which of KVM's rules it breaks, too)
 	@tools/lab/verdict/mutants "$$TREE"
-mutate: ## Whether the selftests notice changes that nobody has thought of, N=20 for each operator, from the SEED-th on
+mutate: ## Whether the selftests notice changes that nobody has thought of, N=6 of each kind; 20 minutes
 	@tools/lab/check/mutate "$$TREE"
 prefixes: ## Whether TREE with the first 1, 2, 3 ... patches only is ever worse than shipped, KVM's rules included
 	@tools/lab/verdict/prefixes "$$TREE"
