@@ -63,7 +63,7 @@ make_image() {
 boots() {
 	local start
 	start=$(date +%s) ended=0
-	setpriv --pdeathsig TERM timeout -k 5 "$VM_TIMEOUT" "$@" </dev/null 2>"$scratch/said" &
+	setpriv --pdeathsig TERM timeout -k 5 "$VM_TIMEOUT" "$@" </dev/null 2>>"$scratch/said" &
 	children=$!
 	wait $children || ended=$?
 	children=
