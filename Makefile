@@ -100,3 +100,4 @@ help: ## This
 	@echo 'Exit status: 0 all is as it should be; 1 something is red, or has no verdict; 2 that could not be'
 	@echo 'found out. make itself passes each of the latter on as 2; tools/lab/*/TARGET (on-host for host) does'
 	@echo 'not, tools/lab/boot/vm returns that of CMD, and host-try 3 if it could not put the shipped module back.'
+	@echo 'For machines: build/results/TREE/verdict.ktap has a test for each behaviour and kernel, with run'\''s verdict.'
